@@ -1,0 +1,111 @@
+"""Reading a spec from YAML or from plain data, with one clear line for whatever is wrong with it."""
+
+import os
+import shutil
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import ValidationError
+
+from prefect_campaign.model.errors import Refused
+from prefect_campaign.model.spec import Campaign
+from prefect_campaign.model.template import words_of
+
+
+def load_campaign(source: str | Path | dict[str, Any] | Campaign) -> Campaign:
+    """A campaign from a YAML file, from plain data, or as it is.
+
+    A relative `workdir` is made absolute: against the spec file's folder, else against the current one.
+
+    Raises:
+        Refused: names the file and the field, and says what is wrong.
+    """
+    if isinstance(source, Campaign):
+        return _anchored(source, Path.cwd())
+    if isinstance(source, dict):
+        return _anchored(_validated(source, "spec"), Path.cwd())
+    path = Path(source)
+    try:
+        text = path.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        raise Refused(f"{path}: no such file; give the path of a campaign spec (YAML)") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise Refused(f"{path}: cannot be read: {error}") from None
+    try:
+        data = yaml.load(text, Loader=_UniqueKeys)  # noqa: S506 - a SafeLoader that also refuses duplicate keys
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        where = f":{mark.line + 1}:{mark.column + 1}" if mark else ""
+        problem = getattr(error, "problem", None) or str(error).splitlines()[0]
+        raise Refused(f"{path}{where}: not valid YAML: {problem}") from None
+    if not isinstance(data, dict):
+        raise Refused(f"{path}: a spec is a mapping of keys to values, not {type(data).__name__}")
+    return _anchored(_validated(data, str(path)), path.resolve().parent)
+
+
+def check_command(campaign: Campaign) -> None:
+    """See that the program, its script and the working folder exist on this machine.
+
+    Raises:
+        Refused: names the field and what was not found.
+    """
+    workdir = Path(campaign.workdir)
+    if not workdir.is_dir():
+        raise Refused(f"workdir: {workdir} is not a folder")
+    program, *rest = words_of(campaign.command)
+    if "{" in program:
+        return
+    search = campaign.env.get("PATH", os.environ.get("PATH", os.defpath))
+    found = workdir / program if "/" in program else shutil.which(program, path=search)
+    if found is None or not os.access(found, os.X_OK):
+        raise Refused(
+            f"command: {program!r} was not found or is not executable (looked in PATH and {workdir})"
+        )
+    script = next((w for w in rest if not w.startswith("-")), "")
+    if Path(program).name.startswith("python") and script.endswith(".py") and "{" not in script:
+        if not (workdir / script).is_file():
+            raise Refused(f"command: script {script!r} was not found in {workdir}")
+
+
+def first_problem(error: ValidationError) -> str:
+    """The first thing that pydantic found wrong, as ``field: what``."""
+    problem = error.errors()[0]
+    skip = {"function-after", "function-before"}
+    location = ".".join(str(part) for part in problem["loc"] if str(part).split("[")[0] not in skip)
+    message = problem["msg"].removeprefix("Value error, ")
+    if problem["type"] == "extra_forbidden":
+        message = "unknown field"
+    elif problem["type"] == "missing":
+        message = "is missing"
+    elif problem["type"] == "string_pattern_mismatch":
+        message = f"{problem['input']!r} is not a safe name: use letters, digits, '.', '_', '-', at most 40"
+    more = f" (and {error.error_count() - 1} more)" if error.error_count() > 1 else ""
+    return f"{location}: {message}{more}" if location else f"{message}{more}"
+
+
+class _UniqueKeys(yaml.SafeLoader):
+    """A key written twice is an error: YAML would silently keep the last."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        seen: set[Any] = set()
+        for key_node, _ in node.value:
+            key = self.construct_object(key_node, deep=True)
+            if isinstance(key, str) and key in seen:
+                raise yaml.constructor.ConstructorError(
+                    None, None, f"key {key!r} is given twice", key_node.start_mark
+                )
+            if isinstance(key, str):
+                seen.add(key)
+        return super().construct_mapping(node, deep)
+
+
+def _validated(data: dict[str, Any], where: str) -> Campaign:
+    try:
+        return Campaign.model_validate(data)
+    except ValidationError as error:
+        raise Refused(f"{where}: {first_problem(error)}") from None
+
+
+def _anchored(campaign: Campaign, folder: Path) -> Campaign:
+    return campaign.model_copy(update={"workdir": str((folder / campaign.workdir).resolve())})

@@ -1,0 +1,153 @@
+"""Plain records that the layers hand to each other: attempts, how jobs ended, and views of experiments."""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from prefect_campaign.model.sweep import Scalar
+
+
+@dataclass(frozen=True)
+class AttemptSpec:
+    """All that a launcher needs to know about one attempt. A fix makes a new one; none is ever changed."""
+
+    exp_id: str
+    attempt: int
+    token: str
+    argv: tuple[str, ...]
+    env: dict[str, str]
+    workdir: str
+    run_dir: str
+    params: dict[str, Scalar]
+    seed: int
+    time_minutes: float | None = None
+    comparable: bool = True
+    """False once a fix changed what the experiment measures."""
+    changes: tuple[str, ...] = ()
+    """What fixes changed against the plan, for people, e.g. ``batch_size 64 -> 32``."""
+
+    @property
+    def checkpoint_dir(self) -> str:
+        """Where checkpoints are kept: shared by all attempts, so that a retry can resume."""
+        return str(Path(self.run_dir).parent / "checkpoints")
+
+
+@dataclass(frozen=True)
+class Handle:
+    """How a launcher finds its job again, also from another process."""
+
+    launcher: str
+    host: str
+    job_id: str
+    detail: dict[str, Any] = field(default_factory=dict)
+    """Launcher's own, JSON-able: for local jobs pid, start time in clock ticks, boot id."""
+
+
+@dataclass(frozen=True)
+class Observation:
+    """What was seen of one job at one moment."""
+
+    status: Literal["running", "exited", "gone", "unreachable"]
+    """`exited`: the job's own record says how. `gone`: no process and no record; proves nothing but its absence."""
+    exit_code: int | None = None
+    signal: int | None = None
+    """Set when the exit record shows death by a signal (code > 128)."""
+    started_at: float | None = None
+    ended_at: float | None = None
+    detail: str = ""
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """What a diagnosis may look at, strongest first."""
+
+    exit_code: int | None
+    signal: int | None = None
+    recorded: bool = True
+    """Whether the job left its own exit record."""
+    oom_killed: bool = False
+    scheduler_state: str | None = None
+    non_finite: str | None = None
+    """Name of a loss or objective metric that was not finite, if any."""
+    stderr_tail: str = ""
+    stdout_tail: str = ""
+
+
+@dataclass(frozen=True)
+class Diagnosis:
+    """Why an attempt failed."""
+
+    signature: str
+    """Catalog id such as ``cuda_oom``, or ``unknown``, ``no_result``, ``lost``, ``timeout``."""
+    cause: str
+    """One sentence for people."""
+    evidence: str
+    """The fact or log line that shows it."""
+
+
+@dataclass(frozen=True)
+class FixRecord:
+    """One fix that was tried, and what became of it."""
+
+    attempt: int
+    signature: str
+    fix: str
+
+
+@dataclass(frozen=True)
+class MetricRow:
+    """Metric values that a job reported at one moment."""
+
+    values: dict[str, float]
+    """Names to numbers; may hold nan and inf, which the readers judge."""
+    step: float | None = None
+    time: float | None = None
+
+
+@dataclass(frozen=True)
+class ExperimentView:
+    """An experiment as results, decisions and people see it: the plan's entry and its latest attempt."""
+
+    exp_id: str
+    phase: str
+    stage: str
+    stage_index: int
+    group: str
+    method: str | None
+    dataset: str | None
+    seed: int
+    params: dict[str, Scalar]
+    state: str
+    attempt: int = 0
+    launcher: str | None = None
+    host: str | None = None
+    gpu: str | None = None
+    job_id: str | None = None
+    run_dir: str | None = None
+    command: str = ""
+    created_at: float = 0.0
+    updated_at: float = 0.0
+    started_at: float | None = None
+    ended_at: float | None = None
+    busy_seconds: float = 0.0
+    """Run time summed over all attempts."""
+    objective_value: float | None = None
+    comparable: bool = True
+    changes: tuple[str, ...] = ()
+    signature: str | None = None
+    """Diagnosis of the latest failed attempt."""
+    reason: str = ""
+    """Why it is in its state, one line."""
+    metrics: dict[str, float] = field(default_factory=dict)
+    """Last value of every metric."""
+    purpose: str = ""
+    hypothesis: str = ""
+    """Note written before launch: why, set-up, expected outcome."""
+    result_summary: str = ""
+    next_action: str = ""
+    notes: str = ""
+    parent: str | None = None
+    tracking_url: str | None = None
+    git_commit: str | None = None
+    monitoring: dict[str, Any] = field(default_factory=dict)
+    """note, tags, summary, artifacts, skills of the latest analysis."""

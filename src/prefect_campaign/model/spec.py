@@ -1,0 +1,256 @@
+"""The campaign spec: one pydantic model for Python, YAML and the UI form alike."""
+
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+
+from prefect_campaign.model.ids import NAME_PATTERN
+from prefect_campaign.model.sweep import Scalar, Sweep
+from prefect_campaign.model.template import fields_of
+
+Selector = dict[str, list[Scalar]]
+"""Axis name -> accepted values; ``group`` selects by group. All named axes must match."""
+
+RESERVED_FIELDS = frozenset({"seed", "run_dir", "checkpoint_dir", "exp_id", "attempt"})
+"""Template fields that the product fills in by itself."""
+
+
+def _selector(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {k: list(v) if isinstance(v, list | tuple | range | set) else [v] for k, v in value.items()}
+    return value
+
+
+class Model(BaseModel):
+    """Strict about unknown fields: a typing error must never be ignored."""
+
+    model_config = ConfigDict(extra="forbid")
+
+
+class Objective(Model):
+    """What is optimised, and what counts as better."""
+
+    metric: str = Field(min_length=1, description="Metric name, e.g. final/accuracy.")
+    mode: Literal["max", "min"] = "max"
+    baseline: float | None = Field(
+        default=None, description="Reported value to beat where no baseline is run."
+    )
+    min_delta: float = Field(
+        default=0.01, ge=0, description="Least improvement that counts, in metric units."
+    )
+    noise_floor: float = Field(default=0.0, ge=0, description="Differences below this are noise.")
+    target: float | None = Field(default=None, description="Good enough: iteration stops here.")
+
+
+class Group(Model):
+    """A set of experiments with one purpose."""
+
+    only: Selector = Field(default_factory=dict, description="Which experiments of the sweep belong to it.")
+    purpose: str = ""
+    if_fails: str = Field(default="", description='For pilots: "if this fails it means ..."')
+
+    @field_validator("only", mode="before")
+    @classmethod
+    def _only(cls, value: Any) -> Any:
+        return _selector(value)
+
+
+class Check(Model):
+    """One dimension that a pilot stage judges (a "pilot" in the field's words)."""
+
+    name: str = Field(pattern=NAME_PATTERN)
+    dimension: str = "core mechanism"
+    only: Selector = Field(default_factory=dict, description="The candidates; default: group main.")
+    mandatory: bool = True
+    core: bool = False
+    claim: Literal["improvement", "equality"] = "improvement"
+    if_fails: str = ""
+
+    @field_validator("only", mode="before")
+    @classmethod
+    def _only(cls, value: Any) -> Any:
+        return _selector(value)
+
+
+class Stage(Model):
+    """One gated part of the pilot phase, or the full phase."""
+
+    name: str = Field(pattern=NAME_PATTERN)
+    only: Selector = Field(default_factory=dict, description="Part of the sweep that this stage runs.")
+    args: dict[str, Scalar] = Field(default_factory=dict, description="Template fields set for this stage.")
+    core: Selector | None = Field(default=None, description="Short for one core check on these candidates.")
+    checks: list[Check] = Field(default_factory=list)
+    scale: float | None = Field(
+        default=None,
+        gt=0,
+        description="Work of a full experiment / work of one here; estimates the full cost.",
+    )
+
+    def __init__(self, name: str | None = None, /, **data: Any) -> None:
+        # Stage("minimal", only=...) reads better in a spec than Stage(name="minimal", ...).
+        super().__init__(**({"name": name, **data} if name is not None else data))
+
+    @field_validator("only", "core", mode="before")
+    @classmethod
+    def _only(cls, value: Any) -> Any:
+        return _selector(value)
+
+    @property
+    def all_checks(self) -> list[Check]:
+        """The stage's checks; by default one core check on group main."""
+        if self.core is not None:
+            return [Check(name="core", core=True, only=self.core), *self.checks]
+        return self.checks or [Check(name="core", core=True)]
+
+
+class Resources(Model):
+    """What one experiment needs. Today every experiment takes one slot of the machine."""
+
+    gpus: int = Field(default=0, ge=0, le=64)
+    vram_mb: int | Literal["auto"] = "auto"
+    cpus: int = Field(default=1, ge=1, le=4096)
+    memory_mb: int | None = Field(default=None, ge=1)
+    time_minutes: float | None = Field(
+        default=None, gt=0, description="An attempt that runs longer is stopped."
+    )
+    expected_minutes: float | None = Field(
+        default=None, gt=0, description="Of a full experiment, where known."
+    )
+
+
+class Budget(Model):
+    """What the campaign may spend; reached = nothing new is started."""
+
+    hours: float | None = Field(default=None, gt=0, description="Device hours (slot hours without GPUs).")
+    price_per_hour: float | None = Field(default=None, ge=0, description="Shown at the gate.")
+    currency: str = "USD"
+
+
+class Policy(Model):
+    """How to react, and when to stop."""
+
+    pilot_retries: int = Field(default=2, ge=0, le=20)
+    full_retries: int = Field(default=3, ge=0, le=20)
+    retry_delay_seconds: float = Field(default=1.0, ge=0, description="Doubles with every attempt.")
+    retry_hours: float = Field(default=24.0, gt=0, description="Limit over all attempts of one experiment.")
+    max_parallel: int | None = Field(default=None, ge=1, description="Slots; default: CPU cores / cpus.")
+    max_experiments: int = Field(default=1000, ge=1)
+    budget: Budget = Budget()
+    early_stop_threshold: float = Field(
+        default=0.5, ge=0, description="Points (1/100) below the best baseline."
+    )
+    hang_minutes: float = Field(default=30.0, gt=0)
+    on_non_finite: Literal["stop", "continue"] = Field(
+        default="stop", description="A non-finite loss while running: stop and heal, or only alert."
+    )
+    allow_dirty: bool = Field(default=False, description="Run the full phase from a tree with local changes.")
+    flags: dict[str, str] = Field(
+        default_factory=dict,
+        description="Knob -> the command's own flag (batch_size: --bs); lets fixes add a flag it knows.",
+    )
+
+
+class Tracking(Model):
+    """Where runs are followed besides the ledger."""
+
+    wandb: Literal["auto", "offline", "off"] = Field(
+        default="auto", description="auto: online if there is a key."
+    )
+    project: str | None = Field(default=None, description="Default: the campaign's name.")
+    entity: str | None = None
+
+
+class Publish(Model):
+    """How the results are offered to others."""
+
+    license: str = "apache-2.0"
+    title: str | None = None
+    tags: list[str] = Field(default_factory=list)
+
+
+class Campaign(Model):
+    """One research question: what to run, how to judge it, and what it may cost.
+
+    Attributes mirror the YAML keys. Only `name`, `command`, `sweep` and `objective` are needed.
+    """
+
+    name: str = Field(pattern=NAME_PATTERN, description="Letters, digits, '.', '_', '-'; at most 40.")
+    question: str = Field(default="", description="The research question, in one sentence.")
+    command: str | list[str] = Field(
+        description="Argv template with {param}, {seed}, {run_dir}, {checkpoint_dir}."
+    )
+    workdir: str = Field(default=".", description="Where the command runs; relative to the spec file.")
+    env: dict[str, str] = Field(default_factory=dict, description="Extra environment; no secrets here.")
+    args: dict[str, Scalar] = Field(default_factory=dict, description="Template fields that are not swept.")
+    sweep: Sweep
+    objective: Objective
+    groups: dict[Annotated[str, Field(pattern=NAME_PATTERN)], Group] = Field(default_factory=dict)
+    pilot: list[Stage] = Field(
+        default_factory=list, max_length=3, description="Default: one stage from the sweep."
+    )
+    full: Stage = Field(default_factory=lambda: Stage(name="full"))
+    resources: Resources = Resources()
+    policy: Policy = Policy()
+    launcher: Literal["local"] = "local"
+    tracking: Tracking = Tracking()
+    publish: Publish = Publish()
+
+    @field_validator("groups", mode="before")
+    @classmethod
+    def _short_groups(cls, value: Any) -> Any:
+        """A group may be just its selector: ``baseline: {method: [tent]}``."""
+        if not isinstance(value, dict):
+            return value
+        known = set(Group.model_fields)
+        return {
+            k: {"only": v} if isinstance(v, dict) and v and not (set(v) & known) else v
+            for k, v in value.items()
+        }
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        names = [s.name for s in (*self.pilot, self.full)]
+        twice = {n for n in names if names.count(n) > 1}
+        if twice:
+            raise ValueError(f"pilot: stage name {sorted(twice)[0]!r} is used twice")
+        wanted = fields_of(self.command)
+        swept = {a for a in self.sweep.axes if a != self.sweep.axis_of("seed")}
+        for stage in (*self.pilot, self.full):
+            where = "full" if stage is self.full else f"pilot stage {stage.name!r}"
+            unknown = set(stage.args) - wanted - swept
+            if unknown:
+                raise ValueError(
+                    f"{where}: args names {sorted(unknown)[0]!r}, which the command does not use"
+                )
+            missing = wanted - swept - RESERVED_FIELDS - set(self.args) - set(stage.args)
+            if missing:
+                known = ", ".join(sorted(swept | RESERVED_FIELDS | set(self.args) | set(stage.args)))
+                raise ValueError(
+                    f"command: unknown field {{{sorted(missing)[0]}}} ({where}); known fields are {known}"
+                )
+            self._check_selector(stage.only, f"{where}: only")
+            for check in stage.all_checks:
+                self._check_selector(check.only, f"{where}: check {check.name!r}: only")
+        for name, group in self.groups.items():
+            self._check_selector(group.only, f"groups.{name}.only")
+        for reserved in RESERVED_FIELDS & (swept | set(self.args)):
+            raise ValueError(f"{reserved!r} is filled in by the product and cannot be a parameter")
+        return self
+
+    def _check_selector(self, selector: Selector, where: str) -> None:
+        axes = {*self.sweep.axes, "group", "seed"}
+        for axis in selector:
+            if axis not in axes:
+                raise ValueError(
+                    f"{where}: {axis!r} is not an axis of the sweep; axes are {', '.join(sorted(axes))}"
+                )
+
+    def run(self, **options: Any) -> Any:
+        """Run the campaign in this process and return its outcome (see `prefect_campaign.flows.campaign`).
+
+        Blocks until the campaign ends; the gate pauses the flow run and is answered in the Prefect UI or by
+        ``campaign approve``.
+        """
+        from prefect_campaign.cli.run import run_here
+
+        return run_here(self, **options)
