@@ -48,9 +48,7 @@ def exp_id(
     """
     named = [str(v) for v in (method, dataset) if v is not None]
     plain = [f"{slug(k)}{slug(v)}" for k, v in sorted(params.items())]
-    exact = all(slug(v) == v for v in named) and all(
-        slug(v) == str(v) and "-" not in str(k) for k, v in params.items()
-    )
+    exact = all(slug(v) == v for v in named) and all(slug(v) == str(v) and "-" not in str(k) for k, v in params.items())
     head = [prefix] if prefix else []
     parts = [*head, *map(slug, named), slug(group), *plain]
     tail = f"s{seed}"

@@ -59,13 +59,11 @@ def check_command(campaign: Campaign) -> None:
     search = campaign.env.get("PATH", os.environ.get("PATH", os.defpath))
     found = workdir / program if "/" in program else shutil.which(program, path=search)
     if found is None or not os.access(found, os.X_OK):
-        raise Refused(
-            f"command: {program!r} was not found or is not executable (looked in PATH and {workdir})"
-        )
+        raise Refused(f"command: {program!r} was not found or is not executable (looked in PATH and {workdir})")
     script = next((w for w in rest if not w.startswith("-")), "")
-    if Path(program).name.startswith("python") and script.endswith(".py") and "{" not in script:
-        if not (workdir / script).is_file():
-            raise Refused(f"command: script {script!r} was not found in {workdir}")
+    is_script = Path(program).name.startswith("python") and script.endswith(".py") and "{" not in script
+    if is_script and not (workdir / script).is_file():
+        raise Refused(f"command: script {script!r} was not found in {workdir}")
 
 
 def first_problem(error: ValidationError) -> str:
@@ -92,9 +90,7 @@ class _UniqueKeys(yaml.SafeLoader):
         for key_node, _ in node.value:
             key = self.construct_object(key_node, deep=True)
             if isinstance(key, str) and key in seen:
-                raise yaml.constructor.ConstructorError(
-                    None, None, f"key {key!r} is given twice", key_node.start_mark
-                )
+                raise yaml.constructor.ConstructorError(None, None, f"key {key!r} is given twice", key_node.start_mark)
             if isinstance(key, str):
                 seen.add(key)
         return super().construct_mapping(node, deep)

@@ -30,6 +30,8 @@ class PlannedExperiment:
     params: dict[str, Scalar]
     """All template fields but the reserved ones, role axes included."""
     purpose: str = ""
+    definition: str = ""
+    """Digest of command, environment and parameters: the same id must always mean the same work."""
 
 
 @dataclass(frozen=True)
@@ -77,14 +79,12 @@ def make_plan(campaign: Campaign) -> Plan:
             seen[experiment.exp_id] = f"stage {stage.name!r}"
         experiments += chosen
     if len(experiments) > limit:
-        raise Refused(
-            f"sweep: {len(experiments)} experiments in all stages, but policy.max_experiments is {limit}"
-        )
+        raise Refused(f"sweep: {len(experiments)} experiments in all stages, but policy.max_experiments is {limit}")
     return Plan(tuple(experiments), plan_hash(campaign, experiments), stages)
 
 
 def default_stage(campaign: Campaign) -> Stage:
-    """The pilot stage of a campaign that names none: first seed, first dataset, all methods, first of the rest."""
+    """For a campaign that names no pilot: all methods, with the first seed, dataset and value of the rest."""
     sweep = campaign.sweep
     only: dict[str, list[Scalar]] = {}
     points = list(sweep.expand())
@@ -137,9 +137,7 @@ def _stage_experiments(campaign: Campaign, stage: Stage, index: int) -> list[Pla
         raise Refused(f"sweep: {error}") from None
     for point, seed in points:
         values: dict[str, Any] = {**point, "seed": seed, seed_axis: seed}
-        group = next(
-            (name for name, g in campaign.groups.items() if g.only and matches(g.only, values)), "main"
-        )
+        group = next((name for name, g in campaign.groups.items() if g.only and matches(g.only, values)), "main")
         if not matches(stage.only, {**values, "group": group}):
             continue
         params = {**campaign.args, **point, **stage.args}
@@ -164,6 +162,7 @@ def _stage_experiments(campaign: Campaign, stage: Stage, index: int) -> list[Pla
                 seed=seed,
                 params=params,
                 purpose=campaign.groups[group].purpose if group in campaign.groups else "",
+                definition=digest([words_of(campaign.command), campaign.env, params, seed], 16),
             )
         )
     return found

@@ -48,7 +48,7 @@ class Observation:
     """What was seen of one job at one moment."""
 
     status: Literal["running", "exited", "gone", "unreachable"]
-    """`exited`: the job's own record says how. `gone`: no process and no record; proves nothing but its absence."""
+    """`exited`: the job's own record says how. `gone`: no process and no record, which proves only absence."""
     exit_code: int | None = None
     signal: int | None = None
     """Set when the exit record shows death by a signal (code > 128)."""

@@ -32,12 +32,8 @@ class Objective(Model):
 
     metric: str = Field(min_length=1, description="Metric name, e.g. final/accuracy.")
     mode: Literal["max", "min"] = "max"
-    baseline: float | None = Field(
-        default=None, description="Reported value to beat where no baseline is run."
-    )
-    min_delta: float = Field(
-        default=0.01, ge=0, description="Least improvement that counts, in metric units."
-    )
+    baseline: float | None = Field(default=None, description="Reported value to beat where no baseline is run.")
+    min_delta: float = Field(default=0.01, ge=0, description="Least improvement that counts, in metric units.")
     noise_floor: float = Field(default=0.0, ge=0, description="Differences below this are noise.")
     target: float | None = Field(default=None, description="Good enough: iteration stops here.")
 
@@ -110,12 +106,8 @@ class Resources(Model):
     vram_mb: int | Literal["auto"] = "auto"
     cpus: int = Field(default=1, ge=1, le=4096)
     memory_mb: int | None = Field(default=None, ge=1)
-    time_minutes: float | None = Field(
-        default=None, gt=0, description="An attempt that runs longer is stopped."
-    )
-    expected_minutes: float | None = Field(
-        default=None, gt=0, description="Of a full experiment, where known."
-    )
+    time_minutes: float | None = Field(default=None, gt=0, description="An attempt that runs longer is stopped.")
+    expected_minutes: float | None = Field(default=None, gt=0, description="Of a full experiment, where known.")
 
 
 class Budget(Model):
@@ -136,14 +128,11 @@ class Policy(Model):
     max_parallel: int | None = Field(default=None, ge=1, description="Slots; default: CPU cores / cpus.")
     max_experiments: int = Field(default=1000, ge=1)
     budget: Budget = Budget()
-    early_stop_threshold: float = Field(
-        default=0.5, ge=0, description="Points (1/100) below the best baseline."
-    )
+    early_stop_threshold: float = Field(default=0.5, ge=0, description="Points (1/100) below the best baseline.")
     hang_minutes: float = Field(default=30.0, gt=0)
     on_non_finite: Literal["stop", "continue"] = Field(
         default="stop", description="A non-finite loss while running: stop and heal, or only alert."
     )
-    allow_dirty: bool = Field(default=False, description="Run the full phase from a tree with local changes.")
     flags: dict[str, str] = Field(
         default_factory=dict,
         description="Knob -> the command's own flag (batch_size: --bs); lets fixes add a flag it knows.",
@@ -153,9 +142,7 @@ class Policy(Model):
 class Tracking(Model):
     """Where runs are followed besides the ledger."""
 
-    wandb: Literal["auto", "offline", "off"] = Field(
-        default="auto", description="auto: online if there is a key."
-    )
+    wandb: Literal["auto", "offline", "off"] = Field(default="auto", description="auto: online if there is a key.")
     project: str | None = Field(default=None, description="Default: the campaign's name.")
     entity: str | None = None
 
@@ -176,22 +163,20 @@ class Campaign(Model):
 
     name: str = Field(pattern=NAME_PATTERN, description="Letters, digits, '.', '_', '-'; at most 40.")
     question: str = Field(default="", description="The research question, in one sentence.")
-    command: str | list[str] = Field(
-        description="Argv template with {param}, {seed}, {run_dir}, {checkpoint_dir}."
-    )
+    command: str | list[str] = Field(description="Argv template with {param}, {seed}, {run_dir}, {checkpoint_dir}.")
     workdir: str = Field(default=".", description="Where the command runs; relative to the spec file.")
     env: dict[str, str] = Field(default_factory=dict, description="Extra environment; no secrets here.")
     args: dict[str, Scalar] = Field(default_factory=dict, description="Template fields that are not swept.")
     sweep: Sweep
     objective: Objective
     groups: dict[Annotated[str, Field(pattern=NAME_PATTERN)], Group] = Field(default_factory=dict)
-    pilot: list[Stage] = Field(
-        default_factory=list, max_length=3, description="Default: one stage from the sweep."
-    )
+    pilot: list[Stage] = Field(default_factory=list, max_length=3, description="Default: one stage from the sweep.")
     full: Stage = Field(default_factory=lambda: Stage(name="full"))
     resources: Resources = Resources()
     policy: Policy = Policy()
-    launcher: Literal["local"] = "local"
+    launcher: str = Field(
+        default="local", pattern=r"^local(/[a-z0-9-]+)?$", description="local, or local/<name of a Prefect block>."
+    )
     tracking: Tracking = Tracking()
     publish: Publish = Publish()
 
@@ -202,10 +187,7 @@ class Campaign(Model):
         if not isinstance(value, dict):
             return value
         known = set(Group.model_fields)
-        return {
-            k: {"only": v} if isinstance(v, dict) and v and not (set(v) & known) else v
-            for k, v in value.items()
-        }
+        return {k: {"only": v} if isinstance(v, dict) and v and not (set(v) & known) else v for k, v in value.items()}
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
@@ -219,15 +201,11 @@ class Campaign(Model):
             where = "full" if stage is self.full else f"pilot stage {stage.name!r}"
             unknown = set(stage.args) - wanted - swept
             if unknown:
-                raise ValueError(
-                    f"{where}: args names {sorted(unknown)[0]!r}, which the command does not use"
-                )
+                raise ValueError(f"{where}: args names {sorted(unknown)[0]!r}, which the command does not use")
             missing = wanted - swept - RESERVED_FIELDS - set(self.args) - set(stage.args)
             if missing:
                 known = ", ".join(sorted(swept | RESERVED_FIELDS | set(self.args) | set(stage.args)))
-                raise ValueError(
-                    f"command: unknown field {{{sorted(missing)[0]}}} ({where}); known fields are {known}"
-                )
+                raise ValueError(f"command: unknown field {{{sorted(missing)[0]}}} ({where}); known fields are {known}")
             self._check_selector(stage.only, f"{where}: only")
             for check in stage.all_checks:
                 self._check_selector(check.only, f"{where}: check {check.name!r}: only")
@@ -241,9 +219,7 @@ class Campaign(Model):
         axes = {*self.sweep.axes, "group", "seed"}
         for axis in selector:
             if axis not in axes:
-                raise ValueError(
-                    f"{where}: {axis!r} is not an axis of the sweep; axes are {', '.join(sorted(axes))}"
-                )
+                raise ValueError(f"{where}: {axis!r} is not an axis of the sweep; axes are {', '.join(sorted(axes))}")
 
     def run(self, **options: Any) -> Any:
         """Run the campaign in this process and return its outcome (see `prefect_campaign.flows.campaign`).

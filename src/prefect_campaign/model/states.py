@@ -52,8 +52,7 @@ TRANSITIONS: dict[ExperimentState, frozenset[ExperimentState]] = {
     _E.RUNNING: frozenset({_E.QUEUED, _E.DONE, _E.FAILED, _E.CANCELLED, _E.ON_HOLD}),
     _E.ON_HOLD: frozenset({_E.QUEUED, _E.RUNNING, _E.DONE, _E.FAILED, _E.CANCELLED, _E.SUPERSEDED}),
     _E.DONE: frozenset(),
-    # A person may ask for a failed point again: new attempts under the same id (never automatic).
-    _E.FAILED: frozenset({_E.READY}),
+    _E.FAILED: frozenset(),
     _E.CANCELLED: frozenset(),
     _E.SUPERSEDED: frozenset(),
 }

@@ -86,9 +86,7 @@ class Sweep(BaseModel):
         return cls(grid=axes, roles=roles or {})
 
     @classmethod
-    def zip(
-        cls, *, seeds: Iterable[int] | None = None, roles: dict[str, Role] | None = None, **axes: Any
-    ) -> Self:
+    def zip(cls, *, seeds: Iterable[int] | None = None, roles: dict[str, Role] | None = None, **axes: Any) -> Self:
         """The axes' values side by side; all axes must be equally long."""
         return cls(zip=axes, seeds=_axis(seeds), roles=roles or {})
 
@@ -159,9 +157,7 @@ class Sweep(BaseModel):
             raise ValueError(f"seeds are given twice: as axis {seed_axis!r} and as seeds")
         for axis in self.roles:
             if axis not in self.axes:
-                raise ValueError(
-                    f"roles names {axis!r}, which is not an axis; axes are {', '.join(self.axes)}"
-                )
+                raise ValueError(f"roles names {axis!r}, which is not an axis; axes are {', '.join(self.axes)}")
         return self
 
     @property
@@ -214,21 +210,14 @@ class Sweep(BaseModel):
 
     def _points(self) -> Iterable[dict[str, Scalar]]:
         if self.grid_axes is not None:
-            return (
-                dict(zip(self.grid_axes, c, strict=True)) for c in itertools.product(*self.grid_axes.values())
-            )
+            return (dict(zip(self.grid_axes, c, strict=True)) for c in itertools.product(*self.grid_axes.values()))
         if self.zip_axes is not None:
-            return (
-                dict(zip(self.zip_axes, c, strict=True)) for c in zip(*self.zip_axes.values(), strict=True)
-            )
+            return (dict(zip(self.zip_axes, c, strict=True)) for c in zip(*self.zip_axes.values(), strict=True))
         if self.point_list is not None:
             return list(self.point_list)
         if self.random_search is not None:
             rng = random.Random(self.random_search.seed)
-            return [
-                {k: draw(v, rng) for k, v in self.random_search.space.items()}
-                for _ in range(self.random_search.n)
-            ]
+            return [{k: draw(v, rng) for k, v in self.random_search.space.items()} for _ in range(self.random_search.n)]
         assert self.optuna_search is not None  # noqa: S101 - _one_kind saw to it
         return [{"trial": i} for i in range(self.optuna_search.n)]
 

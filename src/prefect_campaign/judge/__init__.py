@@ -1,0 +1,1 @@
+"""Judgement by skills: rules over metrics, logs and plans, decisions, charts, and the design review."""

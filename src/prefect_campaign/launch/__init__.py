@@ -1,0 +1,1 @@
+"""Launchers: who runs attempts, behind one small protocol."""

@@ -1,0 +1,317 @@
+"""The local launcher: jobs as processes of this machine, in sessions of their own, that outlive their starter."""
+
+import asyncio
+import errno
+import os
+import signal
+import subprocess
+from collections.abc import Callable, Collection, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from prefect_campaign.launch.process import (
+    Process,
+    all_processes,
+    boot_id,
+    command_line,
+    environment,
+    host_name,
+    read_process,
+    with_descendants,
+)
+from prefect_campaign.launch.record import take_record
+from prefect_campaign.launch.script import CLAIM_NAME, RECORD_NAME, SCRIPT_NAME, STDERR_NAME, STDOUT_NAME, job_script
+from prefect_campaign.launch.tree import open_pidfd, stop_tree
+from prefect_campaign.model.crash import crash_point
+from prefect_campaign.model.errors import Refused, Transient, Unknown
+from prefect_campaign.model.records import AttemptSpec, Handle, Observation
+
+_PASSING = frozenset(
+    {errno.EAGAIN, errno.ENOMEM, errno.ENOSPC, errno.EDQUOT, errno.EMFILE, errno.ENFILE, errno.EIO, errno.ESTALE}
+)
+"""Errors of the machine, not of the spec: they may be over at the next try."""
+
+
+@dataclass
+class _Followed:
+    """A living job whose end this launcher will notice."""
+
+    spec: AttemptSpec
+    handle: Handle
+    loop: asyncio.AbstractEventLoop
+    pidfd: int
+    child: subprocess.Popen[bytes] | None
+    """Set for our own children, which we must reap."""
+    on_end: list[Callable[[str], None]] = field(default_factory=list)
+
+
+class LocalLauncher:
+    """Runs attempts on this machine.
+
+    Args:
+        slots: how many jobs may run at once; by default the CPUs this process may use.
+    """
+
+    name = "local"
+
+    def __init__(self, slots: int | None = None) -> None:
+        self.slots = slots or len(os.sched_getaffinity(0))
+        self._followed: dict[str, _Followed] = {}
+
+    async def submit(self, spec: AttemptSpec) -> Handle:
+        """Start `job.sh` in a session of its own; it lives on when this process dies.
+
+        Raises:
+            Transient: the machine is short of processes, memory, files or disk.
+            Refused: the spec cannot be run here.
+            Unknown: the run dir is claimed already, or the new job's identity could not be read.
+        """
+        return self._start(spec, job_script(spec))
+
+    async def find(self, spec: AttemptSpec) -> Handle | None:
+        """The job of this attempt by what it left in its run dir, or else by its command line."""
+        leader = _find_leader(spec)
+        if leader is not None:
+            return _handle(leader.pid, leader.start_ticks)
+        run_dir = Path(spec.run_dir)
+        if (run_dir / CLAIM_NAME).exists() or (run_dir / RECORD_NAME).exists():
+            return _handle(_claimed_pid(spec), None)
+        return None
+
+    async def observe(self, handles: Sequence[tuple[AttemptSpec, Handle]]) -> dict[str, Observation]:
+        """The record if there is one, else whether the process recorded in the handle lives."""
+        return {spec.token: _observe(spec, handle) for spec, handle in handles}
+
+    async def cancel(self, spec: AttemptSpec, handle: Handle, *, grace_seconds: float = 10.0) -> None:
+        """End the whole tree: the session and all descendants, also those in sessions of their own.
+
+        Raises:
+            Transient: some process outlived KILL, or the job runs on another machine.
+        """
+        if _elsewhere(handle):
+            raise Transient(f"{spec.token}: runs on host {handle.host}; cancel it from there")
+        leader = _living_leader(spec, handle)
+
+        def scan(known: Collection[int]) -> list[Process]:
+            return _processes_of(spec, handle, known)
+
+        left = await stop_tree(scan, leader.pid if leader else None, grace_seconds)
+        if left:
+            raise Transient(
+                f"{spec.token}: processes {', '.join(map(str, left))} on {host_name()} cannot be ended; "
+                "look at them with ps, then cancel again"
+            )
+
+    def watch(self, spec: AttemptSpec, handle: Handle, on_end: Callable[[str], None]) -> None:
+        """Call `on_end(token)` as soon as no process of the job can write its record any more (pidfd)."""
+        followed = self._followed.get(spec.token) or self._follow_any(spec, handle)
+        if followed is None:
+            asyncio.get_running_loop().call_soon(on_end, spec.token)
+        else:
+            followed.on_end.append(on_end)
+
+    async def ended(self, spec: AttemptSpec, handle: Handle) -> None:
+        """Return as soon as the job is over."""
+        over = asyncio.get_running_loop().create_future()
+        self.watch(spec, handle, lambda _: None if over.done() else over.set_result(None))
+        await over
+
+    def logs(self, spec: AttemptSpec) -> tuple[Path, Path]:
+        """Paths of stdout and stderr of the attempt."""
+        run_dir = Path(spec.run_dir)
+        return run_dir / STDOUT_NAME, run_dir / STDERR_NAME
+
+    def close(self) -> None:
+        """Stop watching; jobs go on running and can be found again."""
+        for followed in self._followed.values():
+            followed.loop.remove_reader(followed.pidfd)
+            os.close(followed.pidfd)
+            if followed.child is not None:
+                followed.child.returncode = 0  # or Popen warns that a child is still running, as it should be
+        self._followed.clear()
+
+    def _start(self, spec: AttemptSpec, script: str) -> Handle:
+        run_dir = Path(spec.run_dir)
+        path = run_dir / SCRIPT_NAME
+        try:
+            run_dir.mkdir(parents=True, exist_ok=True)
+            Path(spec.checkpoint_dir).mkdir(exist_ok=True)
+            if (run_dir / CLAIM_NAME).exists():
+                raise Unknown(f"{spec.token}: {run_dir} is claimed by a job already; look for that one first")
+            _write_script(path, script)
+            child = subprocess.Popen(
+                ["/bin/sh", str(path)],
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.DEVNULL,
+                stderr=subprocess.DEVNULL,
+                start_new_session=True,
+            )
+        except OSError as error:
+            kind = Transient if error.errno in _PASSING else Refused
+            raise kind(f"{spec.token}: cannot be started in {run_dir}: {error.strerror or error}") from error
+        crash_point("job_spawned")
+        try:
+            process = read_process(child.pid)
+            if process is None:
+                raise OSError(errno.ESRCH, "process vanished")
+            handle = _handle(process.pid, process.start_ticks)
+            self._follow(spec, handle, process, child)
+        except OSError as error:
+            raise Unknown(f"{spec.token}: started as pid {child.pid}, but then: {error}; look for it") from error
+        return handle
+
+    def _follow(
+        self, spec: AttemptSpec, handle: Handle, process: Process, child: subprocess.Popen[bytes] | None = None
+    ) -> _Followed | None:
+        # Our own child keeps its pid until it is reaped, so even an ended one can be opened.
+        pidfd = os.pidfd_open(process.pid) if child else open_pidfd(process)
+        if pidfd is None:
+            return None
+        loop = asyncio.get_running_loop()
+        followed = _Followed(spec, handle, loop, pidfd, child)
+        self._followed[spec.token] = followed
+        loop.add_reader(pidfd, self._process_ended, spec.token)
+        return followed
+
+    def _follow_any(self, spec: AttemptSpec, handle: Handle) -> _Followed | None:
+        """Follow `job.sh`, or what is left of the job if only that was killed; None if nothing lives."""
+        if _elsewhere(handle):
+            return None
+        leader = _living_leader(spec, handle)
+        for process in [leader] if leader else _processes_of(spec, handle):
+            followed = self._follow(spec, handle, process)
+            if followed is not None:
+                return followed
+        return None
+
+    def _process_ended(self, token: str) -> None:
+        over = self._followed.pop(token)
+        over.loop.remove_reader(over.pidfd)
+        os.close(over.pidfd)
+        if over.child is not None:
+            over.child.wait()  # at once: it has ended, and this reaps it
+        rest = None
+        with suppress(OSError):  # nothing can be followed: then observe must say what became of it
+            if not (Path(over.spec.run_dir) / RECORD_NAME).exists():
+                rest = self._follow_any(over.spec, over.handle)
+        if rest is not None:
+            rest.on_end += over.on_end
+            return
+        for on_end in over.on_end:
+            over.loop.call_soon(on_end, token)
+
+
+def _handle(pid: int | None, start_ticks: int | None) -> Handle:
+    detail = {"pid": pid, "start_ticks": start_ticks, "boot_id": boot_id()}
+    return Handle(launcher=LocalLauncher.name, host=host_name(), job_id=str(pid or ""), detail=detail)
+
+
+def _write_script(path: Path, script: str) -> None:
+    temporary = path.with_name(f"{path.name}.new")
+    temporary.unlink(missing_ok=True)
+    fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o700)
+    with open(fd, "wb") as file:
+        file.write(script.encode("utf-8", "surrogateescape"))
+    temporary.replace(path)
+
+
+def _observe(spec: AttemptSpec, handle: Handle) -> Observation:
+    run_dir = Path(spec.run_dir)
+    started_at, problems = None, []
+    try:
+        # Twice: a job that ends between the two looks has its record by the second one.
+        for living_checked in (False, True):
+            with suppress(FileNotFoundError):
+                started_at = (run_dir / CLAIM_NAME).stat().st_mtime
+            record, problem = take_record(run_dir, spec.token)
+            if problem:
+                problems.append(problem)
+            if record is not None:
+                return Observation(
+                    "exited",
+                    exit_code=record.exit_code,
+                    signal=_signal_of(record.exit_code),
+                    started_at=started_at,
+                    ended_at=record.ended_at,
+                    detail="; ".join(problems),
+                )
+            if living_checked:
+                break
+            if _elsewhere(handle):
+                return Observation("unreachable", started_at=started_at, detail=f"runs on host {handle.host}")
+            living = _living_leader(spec, handle)
+            rest = [] if living else _processes_of(spec, handle)
+            if rest:
+                problems.append(f"job.sh was killed, but {len(rest)} of its processes live on")
+            if living or rest:
+                return Observation("running", started_at=started_at, detail="; ".join(problems))
+    except OSError as error:
+        return Observation("unreachable", started_at=started_at, detail=f"{run_dir}: {error}")
+    problems.append(f"no process and no exit record in {run_dir}")
+    return Observation("gone", started_at=started_at, detail="; ".join(problems))
+
+
+def _signal_of(exit_code: int) -> int | None:
+    number = exit_code - 128
+    return number if number in signal.valid_signals() else None
+
+
+def _elsewhere(handle: Handle) -> bool:
+    """Whether the job is on another machine. Another boot of the same one is not: there, nothing lives on."""
+    return handle.detail.get("boot_id") != boot_id() and handle.host != host_name()
+
+
+def _living_leader(spec: AttemptSpec, handle: Handle) -> Process | None:
+    """`job.sh` by the identity in the handle, or else the one that won the claim."""
+    if handle.detail.get("boot_id") == boot_id() and isinstance(handle.detail.get("pid"), int):
+        process = read_process(handle.detail["pid"])
+        if process and process.alive and process.start_ticks == handle.detail.get("start_ticks"):
+            return process
+    pid = _claimed_pid(spec)
+    return _leader_at(spec, pid) if pid else None
+
+
+def _find_leader(spec: AttemptSpec) -> Process | None:
+    pid = _claimed_pid(spec)
+    if pid is not None:
+        return _leader_at(spec, pid)
+    # Not that far yet: started, but the claim is not written.
+    leaders = filter(None, (_leader_at(spec, process.pid) for process in all_processes().values()))
+    return min(leaders, key=lambda process: process.start_ticks, default=None)
+
+
+def _leader_at(spec: AttemptSpec, pid: int) -> Process | None:
+    """The process of this pid if it is this attempt's `job.sh`: leads a session, and runs exactly that file."""
+    process = read_process(pid)
+    if process is None or not process.alive or process.session != pid:
+        return None
+    script = os.fsencode(Path(spec.run_dir) / SCRIPT_NAME)
+    return process if script in command_line(pid)[:2] else None
+
+
+def _claimed_pid(spec: AttemptSpec) -> int | None:
+    try:
+        text = (Path(spec.run_dir) / CLAIM_NAME / "pid").read_text("ascii", "replace").strip()
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    return int(text) if text.isdecimal() and len(text) < 10 else None
+
+
+def _processes_of(spec: AttemptSpec, handle: Handle, known: Collection[int] = ()) -> list[Process]:
+    """All living processes of the job: its session and every descendant.
+
+    If `job.sh` itself is dead, its pid alone proves nothing: the members of its session must carry this run
+    dir in their environment.
+    """
+    table = all_processes()
+    leader = _living_leader(spec, handle)
+    if leader is not None:
+        roots = {pid for pid, process in table.items() if process.session == leader.pid}
+    else:
+        session = handle.detail.get("pid") if handle.detail.get("boot_id") == boot_id() else None
+        mark = b"CAMPAIGN_RUN_DIR=" + os.fsencode(spec.run_dir)
+        members = [pid for pid, process in table.items() if process.session == session]
+        roots = {pid for pid in members if mark in environment(pid)}
+    found = with_descendants(table, {*roots, *known})
+    return [table[pid] for pid in sorted(found) if table[pid].alive]

@@ -1,0 +1,68 @@
+"""What every launcher can do: submit, find by token, observe many, cancel, show logs, tell the end."""
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Protocol
+
+from prefect_campaign.model.records import AttemptSpec, Handle, Observation
+
+
+class Launcher(Protocol):
+    """Runs attempts somewhere.
+
+    Every call may raise `Transient` (it did not happen, try again), `Refused` (the spec is wrong) or `Unknown`
+    (it may have happened: `find` first). The job's own exit record is the only proof of success.
+    """
+
+    name: str
+    slots: int
+    """How many jobs may run at once."""
+
+    async def submit(self, spec: AttemptSpec) -> Handle:
+        """Start the attempt once.
+
+        Raises:
+            Transient: nothing was started; it may work later.
+            Refused: this spec can never be started; the message says why.
+            Unknown: something was started before, now or by somebody else: look with `find`.
+        """
+        ...
+
+    async def find(self, spec: AttemptSpec) -> Handle | None:
+        """The job of this attempt, running or over, though its handle was never recorded; None if there is none."""
+        ...
+
+    async def observe(self, handles: Sequence[tuple[AttemptSpec, Handle]]) -> dict[str, Observation]:
+        """Look at many jobs at once.
+
+        Returns:
+            Token -> what was seen of that job. One job that cannot be read never spoils the others.
+        """
+        ...
+
+    async def cancel(self, spec: AttemptSpec, handle: Handle, *, grace_seconds: float = 10.0) -> None:
+        """End the job and all its processes: TERM, then KILL after `grace_seconds`. Already over is fine.
+
+        Raises:
+            Transient: some process could not be ended.
+        """
+        ...
+
+    def watch(self, spec: AttemptSpec, handle: Handle, on_end: Callable[[str], None]) -> None:
+        """Call `on_end(token)` once, in the running event loop, as soon as the job is over.
+
+        How it ended is for `observe` to say. A job that is over already is told at the next turn of the loop.
+        """
+        ...
+
+    async def ended(self, spec: AttemptSpec, handle: Handle) -> None:
+        """Return as soon as the job is over (`watch` as a coroutine)."""
+        ...
+
+    def logs(self, spec: AttemptSpec) -> tuple[Path, Path]:
+        """Paths of stdout and stderr of the attempt; they need not exist yet."""
+        ...
+
+    def close(self) -> None:
+        """Stop watching and free what is held. Jobs go on running."""
+        ...

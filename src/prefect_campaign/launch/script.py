@@ -1,0 +1,146 @@
+"""The job script: POSIX sh that claims its run dir, runs the command and records how it ended (pure)."""
+
+import json
+import re
+from pathlib import Path
+from shlex import quote
+
+from prefect_campaign.model.errors import Refused
+from prefect_campaign.model.records import AttemptSpec
+
+DUPLICATE_EXIT = 75
+"""Exit code of a job script that found its run dir claimed by another."""
+
+SCRIPT_NAME = "job.sh"
+CLAIM_NAME = "claim"
+RECORD_NAME = "status.json"
+STDOUT_NAME = "stdout.log"
+STDERR_NAME = "stderr.log"
+
+_ENV_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
+_LONGEST_STRING = 131_071
+"""Bytes. Linux's MAX_ARG_STRLEN without the final NUL: one argument or NAME=value may not be longer."""
+
+# Shell variables start with pc_: another name might be an exported variable of the person who runs this.
+# The exports are made in the child alone, so that a PATH of the spec cannot hide mkdir and mv.
+_TEMPLATE = """\
+#!/bin/sh
+pc_run={run_dir}
+pc_token={token}
+
+# The claim: of two scripts in one run dir only one gets past this line.
+mkdir "$pc_run/claim" 2>/dev/null || {{
+    [ -d "$pc_run/claim" ] && exit {duplicate}
+    exit 73
+}}
+echo "$$" >"$pc_run/claim/pid"
+exec </dev/null >>"$pc_run/stdout.log" 2>>"$pc_run/stderr.log"
+
+pc_record() {{
+    trap '' HUP INT TERM
+    printf '{{"state":"exited","exit_code":%d,"token":%s}}\\n' "$1" "$pc_token" \\
+        >"$pc_run/status.json.new" || exit 74
+    mv -f "$pc_run/status.json.new" "$pc_run/status.json" || exit 74
+    exit "$1"
+}}
+
+# A background child of sh ignores INT, so every signal is handed on as TERM.
+pc_stop() {{
+    [ -n "$!" ] || pc_record 143
+    pc_stopped=1
+    kill -TERM "$!" 2>/dev/null
+}}
+pc_stopped=
+trap pc_stop HUP INT TERM
+
+{{
+{exports}
+    cd -- {workdir} || {{
+        printf '%s\\n' {no_workdir} >&2
+        exit 126
+    }}
+    exec {argv}
+}} &
+wait "$!"
+pc_code=$?
+# A signal cuts wait short: wait again for the child's own code (127: it was fetched already).
+while [ -n "$pc_stopped" ]; do
+    pc_stopped=
+    wait "$!"
+    pc_again=$?
+    [ "$pc_again" -eq 127 ] || pc_code=$pc_again
+done
+pc_record "$pc_code"
+"""
+
+
+def job_script(spec: AttemptSpec) -> str:
+    """Text of the attempt's `job.sh`; it needs nothing but a POSIX sh, mkdir and mv.
+
+    The script exits with the command's own code; 126 if the working folder cannot be entered (said on
+    stderr.log), 73 if the run dir cannot be claimed, 74 if the exit record cannot be written, and
+    `DUPLICATE_EXIT` if another script has claimed the run dir.
+
+    Raises:
+        Refused: an empty command, a bad variable name, or a value that no process can be given.
+    """
+    environment = job_environment(spec)
+    _check(spec, environment)
+    return _TEMPLATE.format(
+        run_dir=quote(spec.run_dir),
+        token=quote(json.dumps(spec.token)),
+        duplicate=DUPLICATE_EXIT,
+        exports="\n".join(f"    export {name}={quote(value)}" for name, value in environment.items()),
+        workdir=quote(spec.workdir),
+        no_workdir=quote(f"job.sh: cannot enter the working folder {spec.workdir}; does it exist on this host?"),
+        argv=" ".join(map(quote, spec.argv)),
+    )
+
+
+def job_environment(spec: AttemptSpec) -> dict[str, str]:
+    """What the job finds in its environment besides what it inherits.
+
+    The spec's own variables win over the W&B defaults, and never over ``CAMPAIGN_*``.
+    """
+    return {
+        "WANDB_RUN_ID": spec.token,
+        "WANDB_DIR": spec.run_dir,
+        **spec.env,
+        "CAMPAIGN_RUN_DIR": spec.run_dir,
+        "CAMPAIGN_EXP_ID": spec.exp_id,
+        "CAMPAIGN_ATTEMPT": str(spec.attempt),
+        "CAMPAIGN_CHECKPOINT_DIR": spec.checkpoint_dir,
+        "CAMPAIGN_SEED": str(spec.seed),
+    }
+
+
+def _check(spec: AttemptSpec, environment: dict[str, str]) -> None:
+    if not spec.argv or not spec.argv[0]:
+        raise Refused(f"{spec.exp_id}: command: is empty; name a program to run")
+    if spec.argv[0].startswith("-"):
+        raise Refused(f"{spec.exp_id}: command: {spec.argv[0]!r} is an option, not a program")
+    if not Path(spec.run_dir).is_absolute():
+        raise Refused(f"{spec.exp_id}: run dir {spec.run_dir!r} is not an absolute path")
+    for name in environment:
+        if not _ENV_NAME.fullmatch(name):
+            raise Refused(f"{spec.exp_id}: env: {name!r} is not a variable name; use letters, digits and '_'")
+    _check_text(spec, "token", spec.token)
+    _check_text(spec, "workdir", spec.workdir)
+    for index, word in enumerate(spec.argv):
+        _check_text(spec, f"command: word {index}", word)
+    for name, value in environment.items():
+        _check_text(spec, f"env: {name}", f"{name}={value}")
+
+
+def _check_text(spec: AttemptSpec, where: str, text: str) -> None:
+    try:
+        size = len(text.encode("utf-8", "surrogateescape"))
+    except UnicodeEncodeError:
+        raise Refused(f"{spec.exp_id}: {where}: has a character that cannot be encoded in UTF-8") from None
+    if "\0" in text:
+        raise Refused(f"{spec.exp_id}: {where}: has a NUL character, which no program can be given")
+    if size > _LONGEST_STRING:
+        raise Refused(
+            f"{spec.exp_id}: {where}: is {size} bytes, more than a program can be given ({_LONGEST_STRING}); "
+            "put it in a file"
+        )

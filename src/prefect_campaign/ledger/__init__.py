@@ -1,0 +1,1 @@
+"""The database of record: what is planned, what was tried, and who decided what."""

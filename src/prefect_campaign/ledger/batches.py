@@ -1,0 +1,72 @@
+"""What a dispatcher reads and keeps about the batch it drives."""
+
+from collections.abc import Iterable
+from typing import Any
+
+from sqlalchemy import Connection, select, update
+
+from prefect_campaign.ledger import tables as t
+from prefect_campaign.ledger.reading import Reader
+from prefect_campaign.ledger.store import Ledger
+from prefect_campaign.model.records import AttemptSpec
+
+
+def retry_columns(reader: Reader, campaign_id: int, stage: str) -> list[dict[str, Any]]:
+    """exp_id, retry_at and healed of every experiment of a stage."""
+    return reader.rows(
+        "SELECT exp_id, retry_at, healed FROM experiments WHERE campaign_id = :id AND stage = :stage",
+        id=campaign_id,
+        stage=stage,
+    )
+
+
+def tried(reader: Reader, campaign_id: int) -> list[dict[str, Any]]:
+    """Every attempt with its diagnosis and fix, in order."""
+    return reader.rows(
+        "SELECT exp_id, attempt, intent_at, signature, fix FROM attempts WHERE campaign_id = :id ORDER BY attempt",
+        id=campaign_id,
+    )
+
+
+def reopened_at(reader: Reader, campaign_id: int) -> dict[str, float]:
+    """When experiments were last asked for again by a person."""
+    rows = reader.rows(
+        "SELECT exp_id, MAX(at) AS at FROM events WHERE campaign_id = :id AND kind = 'reopened' GROUP BY exp_id",
+        id=campaign_id,
+    )
+    return {r["exp_id"]: r["at"] for r in rows}
+
+
+def open_attempts(reader: Reader, campaign_id: int) -> list[dict[str, Any]]:
+    """Attempts that are not over, oldest first."""
+    return reader.rows(
+        "SELECT * FROM attempts WHERE campaign_id = :id AND state IN ('launching', 'running') ORDER BY id",
+        id=campaign_id,
+    )
+
+
+def hours_used(reader: Reader, campaign_id: int) -> float:
+    """Device hours of all attempts of a campaign that are over."""
+    rows = reader.rows(
+        "SELECT SUM(ended_at - started_at) AS busy FROM attempts WHERE campaign_id = :id AND ended_at IS NOT NULL "
+        "AND started_at IS NOT NULL",
+        id=campaign_id,
+    )
+    return float(rows[0]["busy"] or 0.0) / 3600
+
+
+def leased_devices(ledger: Ledger, host: str) -> set[str]:
+    """Devices of a machine that anybody holds."""
+    with ledger.read() as connection:
+        return set(connection.execute(select(t.leases.c.device).where(t.leases.c.host == host)).scalars())
+
+
+def record_params(connection: Connection, campaign_id: int, specs: Iterable[AttemptSpec]) -> None:
+    """Keep the parameters that a sampler chose for trials, in the transaction that launches them."""
+    table = t.experiments
+    for spec in specs:
+        connection.execute(
+            update(table)
+            .where(table.c.campaign_id == campaign_id, table.c.exp_id == spec.exp_id)
+            .values(params=dict(spec.params))
+        )

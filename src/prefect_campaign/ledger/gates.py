@@ -1,0 +1,166 @@
+"""The questions put to people, and their answers, bound to what was shown."""
+
+from dataclasses import dataclass
+from typing import Any
+
+from sqlalchemy import Connection, func, insert, select, update
+
+from prefect_campaign.ledger import tables as t
+from prefect_campaign.ledger.events import add_event
+from prefect_campaign.model.errors import Refused
+
+ANSWERS = ("CONTINUE", "PIVOT", "KILL")
+HOLD = "HOLD"
+
+
+@dataclass(frozen=True)
+class Question:
+    """One question at the gate: a plan, and the how-manieth time it is asked."""
+
+    id: int
+    campaign_id: int
+    plan_hash: str
+    iteration: int
+    try_no: int
+    answer: str | None
+    by: str | None
+    reason: str | None
+    drop: list[str] | None
+    changes: dict[str, Any] | None
+    budget_hours: float | None
+
+    @property
+    def key(self) -> str:
+        """Unique pause key: per plan and per try, so that an old answer can never open a new gate."""
+        return f"gate-{self.plan_hash}-{self.try_no}"
+
+
+def ask(
+    connection: Connection,
+    campaign_id: int,
+    *,
+    plan_hash: str,
+    iteration: int,
+    shown: str,
+    cost: dict[str, Any],
+    now: float,
+) -> Question:
+    """The open question for this plan: the unanswered one if there is one, else the next try.
+
+    A question that was answered with CONTINUE, PIVOT or KILL is returned as it is, for this plan hash only.
+    """
+    latest = question(connection, campaign_id, plan_hash)
+    if latest and latest.answer != HOLD:
+        if latest.answer is None:
+            connection.execute(update(t.approvals).where(t.approvals.c.id == latest.id).values(shown=shown, cost=cost))
+        return latest
+    connection.execute(
+        insert(t.approvals).values(
+            campaign_id=campaign_id,
+            plan_hash=plan_hash,
+            iteration=iteration,
+            try_no=latest.try_no + 1 if latest else 1,
+            asked_at=now,
+            shown=shown,
+            cost=cost,
+        )
+    )
+    add_event(connection, campaign_id, now, "gate", "asked", why=f"plan {plan_hash}")
+    asked = question(connection, campaign_id, plan_hash)
+    assert asked is not None  # noqa: S101 - just inserted
+    return asked
+
+
+def question(connection: Connection, campaign_id: int, plan_hash: str) -> Question | None:
+    """The latest question asked about this plan."""
+    names = [f.name for f in Question.__dataclass_fields__.values()]
+    query = (
+        select(*(t.approvals.c[n] for n in names))
+        .where(t.approvals.c.campaign_id == campaign_id, t.approvals.c.plan_hash == plan_hash)
+        .order_by(t.approvals.c.try_no.desc())
+        .limit(1)
+    )
+    row = connection.execute(query).mappings().first()
+    return Question(**row) if row else None
+
+
+def bind_flow_run(connection: Connection, question_id: int, flow_run_id: str | None, api_url: str | None) -> None:
+    """Remember which paused flow run waits for the answer."""
+    query = update(t.approvals).where(t.approvals.c.id == question_id)
+    connection.execute(query.values(flow_run_id=flow_run_id, api_url=api_url))
+
+
+def answer(
+    connection: Connection,
+    asked: Question,
+    *,
+    choice: str,
+    by: str,
+    reason: str,
+    channel: str,
+    now: float,
+    drop: list[str] | None = None,
+    changes: dict[str, Any] | None = None,
+    budget_hours: float | None = None,
+) -> bool:
+    """Record an answer, once: False if the question was answered before (then nothing changes).
+
+    Raises:
+        Refused: the answer does not validate: unknown choice, no name, or unknown experiments to drop.
+    """
+    problem = problem_with(connection, asked, choice=choice, by=by, drop=drop)
+    if problem:
+        raise Refused(problem)
+    changed = connection.execute(
+        update(t.approvals)
+        .where(t.approvals.c.id == asked.id, t.approvals.c.answer.is_(None))
+        .values(
+            answer=choice,
+            by=by.strip(),
+            reason=reason,
+            channel=channel,
+            answered_at=now,
+            drop=drop or [],
+            changes=changes or {},
+            budget_hours=budget_hours,
+        )
+    ).rowcount
+    if changed:
+        add_event(
+            connection, asked.campaign_id, now, by.strip(), "gate", "asked", choice, reason, None,
+            {"plan_hash": asked.plan_hash, "try": asked.try_no, "channel": channel},
+        )  # fmt: skip
+    return bool(changed)
+
+
+def problem_with(
+    connection: Connection, asked: Question, *, choice: str, by: str, drop: list[str] | None
+) -> str | None:
+    """What is wrong with an answer, as one line; None if it can be recorded."""
+    if choice not in (*ANSWERS, HOLD):
+        return f"answer {choice!r}: choose one of {', '.join(ANSWERS)}"
+    if choice != HOLD and not by.strip():
+        return "by: the name of the person who decides is needed"
+    if drop:
+        table = t.experiments
+        known = set(
+            connection.execute(select(table.c.exp_id).where(table.c.campaign_id == asked.campaign_id)).scalars()
+        )
+        unknown = [e for e in drop if e not in known]
+        if unknown:
+            return f"drop: {unknown[0]!r} is no experiment of this campaign"
+    return None
+
+
+def approved(connection: Connection, campaign_id: int, plan_hash: str) -> bool:
+    """Whether this very plan was answered with CONTINUE."""
+    latest = question(connection, campaign_id, plan_hash)
+    return latest is not None and latest.answer == "CONTINUE"
+
+
+def count_iterations(connection: Connection, campaign_id: int) -> int:
+    """How many plans of this round were answered with PIVOT."""
+    query = select(func.count()).select_from(t.approvals).where(
+        t.approvals.c.campaign_id == campaign_id, t.approvals.c.answer == "PIVOT"
+    )  # fmt: skip
+    return int(connection.execute(query).scalar_one())

@@ -1,0 +1,103 @@
+"""What watching writes: metric rows, read positions, alerts, analyses, artifacts."""
+
+import math
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from sqlalchemy import Connection, insert, select, update
+
+from prefect_campaign.ledger import tables as t
+from prefect_campaign.model.records import MetricRow
+
+CURVE_POINTS = 400
+"""A metric's stored curve is thinned to about this many points; the full rows stay in the run dir."""
+
+
+def add_metrics(
+    connection: Connection,
+    campaign_id: int,
+    exp_id: str,
+    attempt: int,
+    rows: Sequence[MetricRow],
+    token: str,
+    cursors: dict[str, Any],
+) -> None:
+    """Append metric rows to the curves, and remember how far the files were read, in one transaction."""
+    table = t.metrics
+    key = (table.c.campaign_id == campaign_id, table.c.exp_id == exp_id, table.c.attempt == attempt)
+    stored = {r["name"]: r for r in connection.execute(select(table).where(*key)).mappings()} if rows else {}
+    fresh: dict[str, list[list[float | None]]] = {}
+    for row in rows:
+        for name, value in row.values.items():
+            fresh.setdefault(name, []).append([row.step, value if math.isfinite(value) else None])
+    for name, points in fresh.items():
+        old = stored.get(name)
+        values = {"last": points[-1][1], "curve": _thinned([*(old["curve"] if old else []), *points])}
+        if old:
+            connection.execute(update(table).where(table.c.id == old["id"]).values(**values))
+        else:
+            connection.execute(
+                insert(table).values(campaign_id=campaign_id, exp_id=exp_id, attempt=attempt, name=name, **values)
+            )
+    connection.execute(update(t.attempts).where(t.attempts.c.token == token).values(cursors=cursors))
+
+
+def add_alert(connection: Connection, campaign_id: int, exp_id: str, attempt: int, **values: Any) -> bool:
+    """Record an alert once per attempt and syndrome; False if it was there already."""
+    table = t.alerts
+    known = connection.execute(
+        select(table.c.id).where(
+            table.c.campaign_id == campaign_id,
+            table.c.exp_id == exp_id,
+            table.c.attempt == attempt,
+            table.c.syndrome == values["syndrome"],
+        )
+    ).first()
+    if known:
+        return False
+    connection.execute(insert(table).values(campaign_id=campaign_id, exp_id=exp_id, attempt=attempt, **values))
+    return True
+
+
+def note_experiment(connection: Connection, campaign_id: int, exp_id: str, **values: Any) -> None:
+    """Set descriptive columns (hypothesis, result_summary, monitoring, tracking_url ...); never the state."""
+    if {"state", "attempt", "exp_id"} & set(values):
+        raise ValueError("state and identity change by transitions only")
+    table = t.experiments
+    connection.execute(
+        update(table).where(table.c.campaign_id == campaign_id, table.c.exp_id == exp_id).values(**values)
+    )
+
+
+def add_artifacts(
+    connection: Connection,
+    campaign_id: int,
+    found: Iterable[tuple[str, str, str]],
+    *,
+    now: float,
+    exp_id: str | None = None,
+) -> None:
+    """List files as artifacts: (kind, title, path); a path that is listed already is left alone."""
+    table = t.artifacts
+    known = set(connection.execute(select(table.c.path).where(table.c.campaign_id == campaign_id)).scalars())
+    rows = [
+        {
+            "campaign_id": campaign_id,
+            "exp_id": exp_id,
+            "kind": k,
+            "title": title,
+            "path": p,
+            "created_at": now,
+        }
+        for k, title, p in found
+        if p not in known
+    ]
+    if rows:
+        connection.execute(insert(table), rows)
+
+
+def _thinned(points: list[list[float | None]]) -> list[list[float | None]]:
+    """At most twice `CURVE_POINTS`: every second inner point goes when there are more; first and last stay."""
+    while len(points) > 2 * CURVE_POINTS:
+        points = [*points[:-1:2], points[-1]]
+    return points

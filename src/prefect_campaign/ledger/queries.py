@@ -1,0 +1,187 @@
+"""What people, decisions and results ask the ledger."""
+
+import json
+from collections import Counter
+from typing import Any
+
+from prefect_campaign.ledger.reading import Reader
+from prefect_campaign.model.errors import Refused
+from prefect_campaign.model.records import ExperimentView, MetricRow
+from prefect_campaign.model.states import ExperimentState
+
+STATES = tuple(ExperimentState)
+STATUS_KEYS = (
+    *("exp_id", "state", "attempt", "group", "method", "dataset", "seed", "params", "launcher", "host", "gpu"),
+    *("job_id", "started_at", "ended_at", "objective_value", "comparable", "run_dir"),
+)
+
+
+def campaign_names(reader: Reader) -> list[str]:
+    """All campaigns in the ledger, most recently changed first."""
+    rows = reader.rows("SELECT name, MAX(updated_at) AS at FROM campaigns GROUP BY name ORDER BY at DESC")
+    return [row["name"] for row in rows]
+
+
+def campaign(reader: Reader, name: str) -> dict[str, Any]:
+    """The newest round of a campaign.
+
+    Raises:
+        Refused: there is none of that name.
+    """
+    found = reader.rows("SELECT * FROM campaigns WHERE name = :name ORDER BY round DESC LIMIT 1", name=name)
+    if not found:
+        known = ", ".join(campaign_names(reader)) or "none"
+        raise Refused(f"campaign {name!r}: not in the ledger; campaigns here: {known}")
+    return found[0]
+
+
+def open_campaigns(reader: Reader) -> list[dict[str, Any]]:
+    """Campaigns that a monitor tick has to look at: newest rounds that have not ended."""
+    return reader.rows(
+        "SELECT * FROM campaigns c WHERE status IN ('open', 'at_gate') AND round = "
+        "(SELECT MAX(round) FROM campaigns d WHERE d.name = c.name) ORDER BY name"
+    )
+
+
+def experiment_views(reader: Reader, campaign_id: int, stage: str | None = None) -> list[ExperimentView]:
+    """The experiments of a campaign in plan order, each with its latest attempt."""
+    where = "e.campaign_id = :campaign_id" + (" AND e.stage = :stage" if stage is not None else "")
+    params: dict[str, Any] = {"campaign_id": campaign_id} | ({"stage": stage} if stage is not None else {})
+    rows = reader.rows(
+        f"""
+        SELECT e.*, a.launcher, a.host, a.device, a.job_id, a.run_dir, a.started_at, a.ended_at, a.git_commit,
+               a.spec, b.busy
+        FROM experiments e
+        LEFT JOIN attempts a
+               ON a.campaign_id = e.campaign_id AND a.exp_id = e.exp_id AND a.attempt = e.attempt
+        LEFT JOIN (SELECT campaign_id, exp_id, SUM(ended_at - started_at) AS busy FROM attempts
+                   WHERE ended_at IS NOT NULL AND started_at IS NOT NULL GROUP BY campaign_id, exp_id) b
+               ON b.campaign_id = e.campaign_id AND b.exp_id = e.exp_id
+        WHERE {where} ORDER BY e.position, e.id
+        """,  # noqa: S608 - only constants are put in
+        **params,
+    )
+    last: dict[tuple[str, int], dict[str, float]] = {}
+    for m in reader.rows(
+        "SELECT exp_id, attempt, name, last FROM metrics WHERE campaign_id = :campaign_id",
+        campaign_id=campaign_id,
+    ):
+        value = float("nan") if m["last"] is None else m["last"]
+        last.setdefault((m["exp_id"], m["attempt"]), {})[m["name"]] = value
+    return [_view(row, last.get((row["exp_id"], row["attempt"]), {})) for row in rows]
+
+
+def curves(reader: Reader, campaign_id: int) -> dict[str, list[MetricRow]]:
+    """Down-sampled metric curves of every experiment's latest attempt, as rows by step."""
+    rows = reader.rows(
+        "SELECT m.exp_id, m.name, m.curve FROM metrics m JOIN experiments e ON e.campaign_id = m.campaign_id "
+        "AND e.exp_id = m.exp_id AND e.attempt = m.attempt WHERE m.campaign_id = :campaign_id",
+        campaign_id=campaign_id,
+    )
+    found: dict[str, dict[float | None, dict[str, float]]] = {}
+    for row in rows:
+        for step, value in row["curve"]:
+            cell = found.setdefault(row["exp_id"], {}).setdefault(step, {})
+            cell[row["name"]] = float("nan") if value is None else value
+    return {
+        exp_id: [MetricRow(values, step) for step, values in sorted(steps.items(), key=lambda s: _order(s[0]))]
+        for exp_id, steps in found.items()
+    }
+
+
+def gate(reader: Reader, campaign_id: int) -> dict[str, Any] | None:
+    """The latest question at the gate, answered or not."""
+    rows = reader.rows(
+        "SELECT * FROM approvals WHERE campaign_id = :campaign_id ORDER BY id DESC LIMIT 1",
+        campaign_id=campaign_id,
+    )
+    return rows[0] if rows else None
+
+
+def failed_attempts(reader: Reader, campaign_id: int) -> list[dict[str, Any]]:
+    """All attempts that ended badly, oldest first, with diagnosis and fix."""
+    return reader.rows(
+        "SELECT exp_id, attempt, token, signature, cause, evidence, fix, run_dir, ended_at FROM attempts "
+        "WHERE campaign_id = :campaign_id AND state IN ('failed', 'lost') ORDER BY id",
+        campaign_id=campaign_id,
+    )
+
+
+def alerts(reader: Reader, campaign_id: int) -> list[dict[str, Any]]:
+    """All alerts of a campaign, oldest first."""
+    return reader.rows("SELECT * FROM alerts WHERE campaign_id = :campaign_id ORDER BY id", campaign_id=campaign_id)
+
+
+def status_document(reader: Reader, name: str) -> dict[str, Any]:
+    """What ``campaign status --json`` prints; its keys are fixed."""
+    row = campaign(reader, name)
+    views = experiment_views(reader, row["id"])
+    asked = gate(reader, row["id"])
+    counts = Counter(v.state for v in views)
+    return {
+        "campaign": row["name"],
+        "plan_hash": row["plan_hash"],
+        "phase": row["phase"],
+        "stage": row["stage"],
+        "counts": {state: counts.get(state, 0) for state in STATES},
+        "gate": {
+            "state": "none" if asked is None else "answered" if asked["answer"] else "asked",
+            "asked_at": asked and asked["asked_at"],
+            "answer": asked and asked["answer"],
+            "by": asked and asked["by"],
+            "plan_hash": asked and asked["plan_hash"],
+        },
+        "experiments": [_status_entry(v) for v in views],
+    }
+
+
+def _status_entry(view: ExperimentView) -> dict[str, Any]:
+    empty: dict[str, Any] = {"note": "", "tags": [], "summary": "", "artifacts": [], "skills": []}
+    return {**{k: getattr(view, k) for k in STATUS_KEYS}, "monitoring": {**empty, **view.monitoring}}
+
+
+def _view(row: dict[str, Any], metrics: dict[str, float]) -> ExperimentView:
+    spec = row["spec"] or {}
+    return ExperimentView(
+        exp_id=row["exp_id"],
+        phase=row["phase"],
+        stage=row["stage"],
+        stage_index=row["stage_index"],
+        group=row["group"],
+        method=row["method"],
+        dataset=row["dataset"],
+        seed=row["seed"],
+        params=row["params"],
+        state=row["state"],
+        attempt=row["attempt"],
+        launcher=row["launcher"],
+        host=row["host"],
+        gpu=None,  # slots of the processor today; a device's UUID once GPUs are placed
+        job_id=row["job_id"],
+        run_dir=row["run_dir"],
+        command=json.dumps(spec["argv"]) if spec.get("argv") else "",
+        created_at=row["created_at"],
+        updated_at=row["updated_at"],
+        started_at=row["started_at"],
+        ended_at=row["ended_at"],
+        busy_seconds=row["busy"] or 0.0,
+        objective_value=row["objective_value"],
+        comparable=bool(row["comparable"]),
+        changes=tuple(row["changes"]),
+        signature=row["signature"],
+        reason=row["reason"],
+        metrics=metrics,
+        purpose=row["purpose"],
+        hypothesis=row["hypothesis"],
+        result_summary=row["result_summary"],
+        next_action=row["next_action"],
+        notes=row["notes"],
+        parent=row["parent"],
+        tracking_url=row["tracking_url"],
+        git_commit=row["git_commit"],
+        monitoring=row["monitoring"],
+    )
+
+
+def _order(step: float | None) -> float:
+    return float("-inf") if step is None else step

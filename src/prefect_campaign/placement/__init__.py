@@ -1,0 +1,1 @@
+"""Who runs where: demands x free devices -> assignments, as a pure function."""
