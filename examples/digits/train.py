@@ -1,8 +1,9 @@
 """Train one classifier on one of scikit-learn's bundled data sets.
 
-An ordinary training script: scikit-learn and numpy, no network, nothing of prefect-campaign. It shows all that a
-campaign asks of a script: it takes ``--seed --checkpoint-dir --resume --dry-run``, writes ``metrics.jsonl`` into its
-run dir, and exits non-zero when it fails. The same arguments always give the same numbers.
+An ordinary training script: scikit-learn and numpy, no network, nothing of prefect-campaign. It shows all
+that a campaign asks of a script: it takes ``--seed --checkpoint-dir --resume --dry-run``, writes
+``metrics.jsonl`` into its run dir, and exits non-zero when it fails. The same arguments always give the same
+numbers.
 """
 
 import argparse
@@ -24,7 +25,7 @@ Predict = Callable[[Array], Array]
 MLP_METHODS = ("mlp", "mlp-noscale")
 """The small neural network, and the same without standardised inputs."""
 FITTED_METHODS = ("ridge", "logreg", "svm", "forest")
-"""Fitted at once by scikit-learn, each with its best setting on the validation part; the first two are linear."""
+"""Fitted at once by scikit-learn, with the setting that does best on validation; the first two are linear."""
 DATASETS = ("digits", "shifted", "parity", "wine", "cancer")
 HIDDEN = 64
 MOMENTUM = 0.9
@@ -184,13 +185,13 @@ def train_mlp(data: Data, args: argparse.Namespace, log: TextIO) -> Predict:
 
 
 def mini_batches(n: int, size: int, seed: int, epoch: int) -> list[Array]:
-    """Indices of each mini-batch. The order depends on seed and epoch alone, so a resumed run repeats it exactly."""
+    """Indices of each mini-batch. They depend on seed and epoch alone: a resumed run repeats them exactly."""
     order = np.random.default_rng([seed, epoch]).permutation(n)
     return [order[i : i + size] for i in range(0, n, size)]
 
 
 def save_checkpoint(folder: Path, model: MLP, epoch: int) -> None:
-    """Write ``epoch-NNNN.npz`` and keep the newest few. Renamed when complete: a kill never leaves half a file."""
+    """Write ``epoch-NNNN.npz`` and keep the newest few. Renamed when complete, so no kill leaves half of one."""
     folder.mkdir(parents=True, exist_ok=True)
     partial = folder / "partial"
     with open(partial, "wb") as file:
@@ -291,12 +292,12 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--dataset", choices=DATASETS, required=True)
     parser.add_argument("--seed", type=int, default=0, help="draws the split and the initial weights")
     parser.add_argument("--epochs", type=int, default=40, help="of the MLP; the others are fitted at once")
-    parser.add_argument("--lr", type=float, default=0.0125)
+    parser.add_argument("--lr", type=float, default=0.01)
     parser.add_argument("--batch-size", type=int, default=32)
     parser.add_argument("--data-fraction", type=float, default=1.0, help="part of the training data used")
-    parser.add_argument("--run-dir", "--out", type=Path, default=Path("."), help="where metrics.jsonl is written")
+    parser.add_argument("--run-dir", "--out", type=Path, default=Path("."), help="gets metrics.jsonl")
     parser.add_argument("--checkpoint-dir", type=Path, help="default: checkpoints/ in the run dir")
-    parser.add_argument("--resume", action="store_true", help="go on from the newest checkpoint, if there is one")
+    parser.add_argument("--resume", action="store_true", help="from the newest checkpoint, if there is one")
     parser.add_argument("--dry-run", action="store_true", help="train on two mini-batches and stop")
     args = parser.parse_args(argv)
     in_range = {

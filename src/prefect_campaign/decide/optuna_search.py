@@ -15,9 +15,9 @@ if TYPE_CHECKING:
 
 Trials = Sequence[tuple[Mapping[str, Scalar], float | None]]
 
-# These keep their memory in attributes that they write when a trial is asked, so each one is asked again.
-_REPLAYED = frozenset({"CmaEsSampler", "NSGAIISampler", "NSGAIIISampler", "QMCSampler"})
-# For these the seed fixes one sequence or grid, in which every trial has its place.
+# These write what they remember into each trial when it is asked, so every known trial is asked again.
+_EVOLUTION = frozenset({"CmaEsSampler", "NSGAIISampler", "NSGAIIISampler"})
+# For these the seed fixes one sequence or grid, in which every trial has its place; results play no part.
 _SEQUENCES = frozenset({"GridSampler", "QMCSampler"})
 
 
@@ -80,34 +80,32 @@ def _rebuild(
     history: Trials,
     trial: int,
 ) -> None:
-    """Give `study` the trials of `history`, then place holders until the next one has number `trial`."""
+    """Give `study` what its sampler needs to know before it is asked for the next trial."""
     from optuna.trial import TrialState, create_trial
 
-    told = []
+    if sampler == "GridSampler":
+        for _ in range(trial):
+            study.add_trial(create_trial(state=TrialState.FAIL))  # the grid goes by the trial's number
+        return
+    if sampler == "QMCSampler":
+        for _ in range(trial):
+            study.tell(study.ask(distributions), 0.0)  # the sequence goes by how many were asked
+        return
     for params, value in history:
         if value is None or not finite(value):
             continue
         mine = {k: v for k, v in params.items() if k in distributions}
         try:
-            told.append(
-                create_trial(state=TrialState.COMPLETE, params=mine, distributions=distributions, value=float(value))
-            )
+            known = create_trial(params=mine, distributions=distributions, value=float(value))
         except ValueError:
             continue  # out of this space: it teaches the sampler nothing
-    if sampler in _SEQUENCES:
-        del told[trial:]  # a trial that is asked for again keeps its place
-    replay = sampler in _REPLAYED
-    for known in told:
-        if replay:
+        if sampler in _EVOLUTION:
             study.enqueue_trial(known.params)
-            study.tell(study.ask(distributions), known.value)
+            asked = study.ask(distributions)
+            _ = asked.relative_params  # drawn lazily; drawing is what writes the generation
+            study.tell(asked, known.value)
         else:
             study.add_trial(known)
-    for _ in range(len(told), trial):
-        if replay:
-            study.tell(study.ask(), state=TrialState.FAIL)
-        else:
-            study.add_trial(create_trial(state=TrialState.FAIL))
 
 
 def _sampler(
@@ -119,7 +117,6 @@ def _sampler(
 ) -> Any:
     import optuna
 
-    base = optuna.samplers.BaseSampler
     known = [
         n
         for n in optuna.samplers.__all__
@@ -143,13 +140,11 @@ def _sampler(
     if name == "QMCSampler":
         arguments.setdefault("independent_sampler", optuna.samplers.RandomSampler(seed=own))
     try:
-        built = kind(**arguments)
+        return kind(**arguments)
     except ImportError as error:
         raise _needs_package(name, error) from None
     except (TypeError, ValueError) as error:
         raise Refused(f"sweep.optuna.sampler_args: {name} does not take them: {_line(error)}") from None
-    assert isinstance(built, base)  # noqa: S101 - it is one of the classes listed above
-    return built
 
 
 def _distribution(axis: Range | list[Scalar]) -> Any:

@@ -90,6 +90,9 @@ class Dispatcher:
         """Called when an attempt was launched or adopted."""
         self.on_end: Callable[[AttemptEnd], None] = lambda end: None
         """Called when an attempt's end is on record."""
+        self.on_news: Callable[[AttemptSpec], None] = lambda spec: None
+        """Called when new metric rows of a live attempt are on record."""
+        self._stopping: set[asyncio.Task[None]] = set()
         self._batch = Batch(ledger, row.id, stage)
         self._live: dict[str, Live] = {}
         self._ended: set[str] = set()
@@ -147,6 +150,9 @@ class Dispatcher:
             if attempt["handle"] is None:
                 self._write_submitted([(spec, handle)])
             self._follow(spec, handle, attempt["started_at"] or attempt["intent_at"], attempt["cursors"])
+        # Not left to the launcher's call back: a single tick must see what is over already.
+        seen = await self.launcher.observe([(v.spec, v.handle) for v in self._live.values()])
+        self._ended.update(t for t, one in seen.items() if one.status in ("exited", "gone"))
 
     async def cancel_all(self, why: str) -> None:
         """Stop every live attempt of this batch, and nothing else."""
@@ -321,7 +327,12 @@ class Dispatcher:
                 live.stopped = self._reason_to_stop(live, now)
                 if live.stopped is not None:
                     self._record_alert(live, live.stopped, now)
-                    await self.launcher.cancel(live.spec, live.handle)
+                    # Not awaited: ending a stubborn job takes seconds, and the others must not wait for it.
+                    stopping = asyncio.create_task(self.launcher.cancel(live.spec, live.handle))
+                    self._stopping.add(stopping)
+                    stopping.add_done_callback(self._stopping.discard)
+        for live in news:
+            self.on_news(live.spec)
 
     def _reason_to_stop(self, live: Live, now: float) -> Diagnosis | None:
         policy = self.campaign.policy

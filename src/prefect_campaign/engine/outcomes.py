@@ -4,6 +4,7 @@ import dataclasses
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from prefect_campaign.heal.diagnosis import diagnose
 from prefect_campaign.heal.fixes import propose
@@ -49,7 +50,8 @@ def conclude(
     value = ended.metrics.get(campaign.objective.metric)
     finite = value is not None and math.isfinite(value)
     if ended.seen.status == "exited" and ended.seen.exit_code == 0 and finite and ended.stopped is None:
-        return _closed(ended, AttemptState.DONE, ExperimentState.DONE, "", now, {"objective_value": value})
+        values: dict[str, Any] = {"objective_value": value, "result_summary": f"{campaign.objective.metric} = {value:.6g}"}
+        return _closed(ended, AttemptState.DONE, ExperimentState.DONE, "", now, values)
     diagnosis = ended.stopped or _diagnosis(ended, campaign)
     if diagnosis.signature == "cancelled":
         return _closed(ended, AttemptState.CANCELLED, ExperimentState.CANCELLED, diagnosis.cause, now, {}, diagnosis)
@@ -73,7 +75,7 @@ def conclude(
             ended, state, ExperimentState.FAILED, f"{why} ({stop})", now, {"signature": diagnosis.signature}, diagnosis
         )
     delay = campaign.policy.retry_delay_seconds * 2 ** (ended.spec.attempt - 1)
-    values = {
+    changed: dict[str, Any] = {
         "signature": diagnosis.signature,
         "retry_at": now + delay,
         "healed": dataclasses.asdict(fix.spec),
@@ -81,7 +83,7 @@ def conclude(
         "changes": list(fix.spec.changes),
     }
     why = f"{diagnosis.signature}: {diagnosis.cause}; next: {fix.record.fix}"
-    return _closed(ended, state, ExperimentState.QUEUED, why, now, values, diagnosis, fix.record.fix)
+    return _closed(ended, state, ExperimentState.QUEUED, why, now, changed, diagnosis, fix.record.fix)
 
 
 def _diagnosis(ended: Ended, campaign: Campaign) -> Diagnosis:
@@ -116,7 +118,7 @@ def _closed(
     new: ExperimentState,
     why: str,
     now: float,
-    values: dict[str, object],
+    values: dict[str, Any],
     diagnosis: Diagnosis | None = None,
     fix: str = "",
 ) -> Outcome:

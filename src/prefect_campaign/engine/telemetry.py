@@ -7,7 +7,7 @@ from sqlalchemy import Connection
 
 from prefect_campaign.ledger.observations import add_metrics
 from prefect_campaign.model.records import AttemptSpec, MetricRow
-from prefect_campaign.watch import metrics as reading
+import prefect_campaign.watch.metrics as reading
 
 TAIL_BYTES = 64 * 1024
 

@@ -14,9 +14,9 @@ EVIDENCE_MAX = 500
 
 _MEMORY = ("cuda_oom", "host_oom")
 # Sent from outside; a job does not die of these by its own fault, so its log does not explain them.
-_FROM_OUTSIDE = {signals.SIGTERM, signals.SIGINT, signals.SIGHUP, signals.SIGQUIT, signals.SIGKILL}
+_FROM_OUTSIDE = {signals.SIGTERM, signals.SIGINT, signals.SIGHUP, signals.SIGQUIT}
 
-_ESCAPES = re.compile(r"\x1b\[[0-9;?]*[ -/]*[@-~]|\x1b\][^\x07]*\x07|[\x00-\x08\x0b\x0c\x0e-\x1f\x7f]")
+_ESCAPES = re.compile(r"\x1b\[[0-9;?]*[ -/]*[@-~]|\x1b\][^\x07\n]{0,500}\x07|[\x00-\x08\x0b\x0c\x0e-\x1f\x7f]")
 _RANK = re.compile(r"\[[A-Za-z_]+\s?\d+\]:\s?|\d{1,5}:\s")
 # What loggers put before a message: time stamps, the level ERROR, loguru's and glog's origin.
 _DECORATION = re.compile(
@@ -25,7 +25,7 @@ _DECORATION = re.compile(
     r"|(?:ERROR|CRITICAL|FATAL)\b|[EF] [\w/.]+\.cc:\d+\]|[\w.]+:[\w<>.]+:\d+(?= - )|[-:|](?=\s))\s*)+"
 )
 _WHAT = re.compile(r"\s+what\(\):\s*")
-_EXCEPTION = re.compile(r"[A-Za-z_][\w.]*(?:Error|Exception)\w*: ")
+_EXCEPTION = re.compile(r"[\w.]*(?:Error|Exception)\w*: ")
 _TRACEBACK = "Traceback (most recent call last):"
 _CHAINED = (
     "During handling of the above exception, another exception occurred:",
@@ -57,11 +57,13 @@ def diagnose(evidence: Evidence, catalog: Catalog | None = None) -> Diagnosis:
     if evidence.oom_killed:
         return _diagnosis(catalog, "host_oom", f"killed by the out-of-memory killer ({shown})")
     not_finite = f"metric {evidence.non_finite!r} was not finite ({shown})"
+    if signal == signals.SIGKILL:
+        return _diagnosis(catalog, "host_oom", f"{shown}, as the kernel kills when memory runs out")
     if signal in _FROM_OUTSIDE:
+        # A run whose loss is no longer finite is often stopped by hand: trying it unchanged would be pointless.
         if evidence.non_finite:
-            # A run whose loss is no longer finite is stopped by us, by the same signals.
             return _diagnosis(catalog, "nan_loss", not_finite)
-        return _diagnosis(catalog, "host_oom" if signal == signals.SIGKILL else "killed", shown)
+        return _diagnosis(catalog, "killed", shown)
     if not evidence.recorded or (code is None and signal is None):
         return _diagnosis(catalog, "lost", f"no exit record ({shown})")
     if code == 0:
@@ -111,7 +113,8 @@ def _explain(catalog: Catalog, evidence: Evidence) -> tuple[str | None, str]:
     # Scripts that join their streams write tracebacks to stdout.
     text = evidence.stderr_tail if evidence.stderr_tail.strip() else evidence.stdout_tail
     lines = _ESCAPES.sub("", text[-TAIL:].replace("\r", "\n")).split("\n")
-    return _search(catalog, [_undecorated(line[:LINE_MAX]) for line in lines])
+    plain = (_undecorated(line[:LINE_MAX]) for line in lines)
+    return _search(catalog, [line for line in plain if line])
 
 
 def _search(catalog: Catalog, lines: Sequence[str]) -> tuple[str | None, str]:
@@ -119,26 +122,34 @@ def _search(catalog: Catalog, lines: Sequence[str]) -> tuple[str | None, str]:
 
     An earlier error that the script survived is no reason for its end.
     """
-    start = max((i for i, line in enumerate(lines) if line.startswith(_TRACEBACK)), default=None)
-    if start is None:
-        plain = [line.strip() for line in reversed(lines) if not _any(catalog.noise, line.strip())]
-        return _first(catalog, plain) or (None, plain[0] if plain else "")
-    end = next((i for i in range(start + 1, len(lines)) if lines[i] and not lines[i][0].isspace()), len(lines))
-    exception = lines[end].strip() if end < len(lines) else ""
-    after = [line.strip() for line in reversed(lines[end + 1 :])]
-    found = _first(catalog, [exception, *after])
-    if found:
-        return found
-    before = lines[:start]
-    last = next((line.strip() for line in reversed(before) if line.strip()), "")
-    if last in _CHAINED or _any(catalog.secondary, exception):
-        name, line = _search(catalog, before)
-        return name, line if name else exception
-    return None, exception
+    primary = secondary = ""
+    while (start := _last_traceback(lines)) is not None:
+        end = start + 1
+        while end < len(lines) and lines[end][:1].isspace():
+            end += 1
+        exception, *after = lines[end:] or [""]
+        found = _first(catalog, [exception, *reversed(after)])
+        if found:
+            return found
+        reports_another = _any(catalog.secondary, exception)
+        if reports_another:
+            secondary = secondary or exception
+        else:
+            primary = primary or exception
+        chained = start > 0 and lines[start - 1] in _CHAINED
+        lines = lines[:start]
+        if not (chained or reports_another):
+            return None, primary
+    plain = [line.strip() for line in reversed(lines) if not _any(catalog.noise, line.strip())]
+    return _first(catalog, plain) or (None, primary or secondary or next(iter(plain), ""))
+
+
+def _last_traceback(lines: Sequence[str]) -> int | None:
+    return next((i for i in reversed(range(len(lines))) if lines[i].startswith(_TRACEBACK)), None)
 
 
 def _first(catalog: Catalog, lines: Sequence[str]) -> tuple[str, str] | None:
-    for line in lines:
+    for line in map(str.strip, lines):
         forms = list(_forms(line))
         for name, signature in catalog.signatures.items():
             if any(_any(signature.patterns, form) for form in forms):

@@ -135,7 +135,7 @@ def _less_data(knobs: _Knobs) -> _Change | None:
     if share is not None and share > 0 and knobs.can_set("data_fraction", share / 2):
         return _Change({"data_fraction": share / 2}, comparable=False)
     count = knobs.get("data_count")
-    if count is None or count <= 0 or count == 1 and isinstance(count, int):
+    if count is None or count <= 0 or (count == 1 and isinstance(count, int)):
         return None
     return _Change({"data_count": count // 2 if isinstance(count, int) else count / 2}, comparable=False)
 

@@ -125,7 +125,9 @@ def mapped_flag(knob: str, flags: Mapping[str, str]) -> str | None:
 def is_knob(name: str, knob: str, flags: Mapping[str, str]) -> bool:
     """Whether a parameter of this name is that knob."""
     flag = mapped_flag(knob, flags)
-    return name == knob or _known(name, KNOBS.get(knob, ())) or (bool(flag) and _plain(name) == _plain(flag))
+    if flag and _plain(name) == _plain(flag):
+        return True
+    return name == knob or _known(f"-{name}", KNOBS.get(knob, ()))  # a parameter b is the flag -b
 
 
 def format_number(value: Number) -> str:

@@ -34,14 +34,14 @@ class RunFacts:
     exp_id: str = ""
 
 
-def metric_names(facts: RunFacts, patterns: Iterable[str]) -> list[str]:
+def metric_names(facts: RunFacts, patterns: Iterable[Value]) -> list[str]:
     """Names of the metrics that match any of the globs (case does not matter), in their order.
 
     ``$objective`` stands for the objective metric. A pattern that is a metric's exact name means this one.
     """
     wanted = [facts.objective if p == "$objective" else p for p in patterns]
     exact = {name for name in wanted if name in facts.metrics}
-    globs = [p.lower() for p in wanted if p not in exact and p != facts.objective]
+    globs = [_pattern(p).lower() for p in wanted if p not in exact and p != facts.objective]
     return [
         name
         for name in facts.metrics
@@ -77,20 +77,20 @@ def _last_step(facts: RunFacts, metric: Value) -> float | None:
 
 
 def _any_non_finite(facts: RunFacts, pattern: Value) -> bool:
-    names = metric_names(facts, [_pattern(pattern)])
+    names = metric_names(facts, [pattern])
     return any(not math.isfinite(v) for name in names for v in _values(facts, name))
 
 
 def _steps(facts: RunFacts, pattern: Value = "*") -> int:
     """Number of points in the longest metric that matches."""
-    return max((len(facts.metrics[n]) for n in metric_names(facts, [_pattern(pattern)])), default=0)
+    return max((len(facts.metrics[n]) for n in metric_names(facts, [pattern])), default=0)
 
 
 def _latest(facts: RunFacts, pattern: Value, count: Value = 3) -> str:
     """The latest values of the first `count` metrics that match, the objective before the others."""
     if not isinstance(count, int) or not 1 <= count <= 20:
         raise ExpressionError("the number of metrics is 1 to 20")
-    names = metric_names(facts, [_pattern(pattern)])
+    names = metric_names(facts, [pattern])
     names.sort(key=lambda name: name != facts.objective)
     return ", ".join(f"{show(name)[:40]} {show(_last(facts, name))}" for name in names[:count])
 

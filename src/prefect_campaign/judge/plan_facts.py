@@ -1,6 +1,7 @@
 """What review rules may look at in a plan: how much, how often, against what, at which cost."""
 
 from collections import Counter
+from collections.abc import Iterable
 from dataclasses import dataclass, fields
 
 from prefect_campaign.judge.expressions import Language, Value
@@ -43,7 +44,6 @@ class PlanFacts:
     budget_hours: float | None
     git_commit: str | None
     git_dirty: bool
-    allow_dirty: bool
 
     def names(self) -> dict[str, Value]:
         """All facts by name."""
@@ -103,9 +103,8 @@ def plan_facts(
         budget_hours=budget_hours,
         git_commit=git_commit,
         git_dirty=git_dirty,
-        allow_dirty=campaign.policy.allow_dirty,
     )
 
 
-def _unique(values: object) -> tuple[str, ...]:
-    return tuple(dict.fromkeys(v for v in values if v is not None))  # type: ignore[attr-defined]
+def _unique(values: Iterable[str | None]) -> tuple[str, ...]:
+    return tuple(dict.fromkeys(v for v in values if v is not None))

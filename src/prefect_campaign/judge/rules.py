@@ -5,10 +5,19 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
-from prefect_campaign.judge.expressions import ExpressionError, Language
+from prefect_campaign.judge.expressions import ExpressionError
 from prefect_campaign.judge.facts import PATTERN_MAX, RUN, RunFacts
 from prefect_campaign.judge.plan_facts import PLAN
-from prefect_campaign.judge.schema import SYNDROME_PATTERN, Action, Choice, JitTask, Severity, default_choices
+from prefect_campaign.judge.schema import (
+    CHOICES_MAX,
+    SYNDROME_PATTERN,
+    Action,
+    Choice,
+    JitTask,
+    Severity,
+    check_choices,
+    default_choices,
+)
 
 __all__ = ["RULES_OF_KIND", "MonitorRule", "MonitorRules", "ReviewRule", "ReviewRules", "RunFacts"]
 
@@ -28,7 +37,14 @@ class DecisionPart(_Form):
     syndrome: str = Field(pattern=SYNDROME_PATTERN)
     message: str = Field(min_length=1)
     evidence: list[str] = Field(default_factory=list)
-    choices: list[Choice] = Field(default_factory=default_choices, min_length=1)
+    choices: list[Choice] = Field(default_factory=default_choices, min_length=1, max_length=CHOICES_MAX)
+
+    @model_validator(mode="after")
+    def _answerable(self) -> "DecisionPart":
+        check_choices(self.choices)
+        if self.syndrome == "none":
+            raise ValueError("syndrome: 'none' stands for no decision; name what was found")
+        return self
 
 
 class MonitorRule(_Form):

@@ -15,6 +15,7 @@ SUMMARY_MAX = 1200
 NOTE_MAX = 220
 TAGS_MAX = 8
 TASKS_MAX = 8
+CHOICES_MAX = 8
 EVIDENCE_MAX = 20
 EVIDENCE_LINE_MAX = 400
 SYNDROME_PATTERN = r"^[a-z][a-z0-9_]{0,63}$"
@@ -56,6 +57,12 @@ def default_choices() -> list[Choice]:
     return [Choice(label="Ignore", effect="continue"), Choice(label="Stop", effect="stop")]
 
 
+def check_choices(choices: list[Choice]) -> None:
+    """Raise ValueError if two choices could be mistaken for each other."""
+    if len({choice.label for choice in choices}) < len(choices):
+        raise ValueError("two choices have the same label")
+
+
 class Decision(_Strict):
     """What is thought of a run now. The fields are fixed; unknown ones are refused."""
 
@@ -64,7 +71,7 @@ class Decision(_Strict):
     message: str = Field(default="", max_length=MESSAGE_MAX)
     syndrome: str = Field(default="none", pattern=SYNDROME_PATTERN)
     evidence: list[str] = Field(default_factory=list, max_length=EVIDENCE_MAX)
-    choices: list[Choice] = Field(default_factory=default_choices, min_length=1, max_length=8)
+    choices: list[Choice] = Field(default_factory=default_choices, min_length=1, max_length=CHOICES_MAX)
     analysis_summary: str = Field(default="", max_length=SUMMARY_MAX)
     monitor_note: str = Field(default="", max_length=NOTE_MAX)
     monitor_tags: list[str] = Field(default_factory=list, max_length=TAGS_MAX)
@@ -79,9 +86,7 @@ class Decision(_Strict):
     def _an_alert_says_what(self) -> "Decision":
         if self.action == "alert" and (not self.message.strip() or self.syndrome == "none"):
             raise ValueError("an alert needs a message and a syndrome")
-        labels = [choice.label for choice in self.choices]
-        if len(set(labels)) < len(labels):
-            raise ValueError("two choices have the same label")
+        check_choices(self.choices)
         return self
 
 

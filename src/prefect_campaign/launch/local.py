@@ -32,6 +32,11 @@ _PASSING = frozenset(
 )
 """Errors of the machine, not of the spec: they may be over at the next try."""
 
+_UNSEEN_SECONDS = 10.0
+
+_left_children: list[subprocess.Popen[bytes]] = []
+"""Children of closed launchers: this process stays their parent, so a later start reaps those that ended."""
+
 
 @dataclass
 class _Followed:
@@ -104,12 +109,19 @@ class LocalLauncher:
             )
 
     def watch(self, spec: AttemptSpec, handle: Handle, on_end: Callable[[str], None]) -> None:
-        """Call `on_end(token)` as soon as no process of the job can write its record any more (pidfd)."""
-        followed = self._followed.get(spec.token) or self._follow_any(spec, handle)
-        if followed is None:
-            asyncio.get_running_loop().call_soon(on_end, spec.token)
-        else:
+        """Call `on_end(token)` as soon as no process of the job is left that could still work (pidfd).
+
+        A job that cannot be seen now (another machine, a lost file system) is reported after some seconds, so
+        that whoever observes it and watches again does not turn in a tight loop.
+        """
+        followed = self._followed.get(spec.token)
+        with suppress(OSError):
+            followed = followed or self._follow_any(spec, handle)
+        if followed is not None:
             followed.on_end.append(on_end)
+            return
+        over = _observe(spec, handle).status in ("exited", "gone")
+        asyncio.get_running_loop().call_later(0 if over else _UNSEEN_SECONDS, on_end, spec.token)
 
     async def ended(self, spec: AttemptSpec, handle: Handle) -> None:
         """Return as soon as the job is over."""
@@ -128,7 +140,7 @@ class LocalLauncher:
             followed.loop.remove_reader(followed.pidfd)
             os.close(followed.pidfd)
             if followed.child is not None:
-                followed.child.returncode = 0  # or Popen warns that a child is still running, as it should be
+                _left_children.append(followed.child)
         self._followed.clear()
 
     def _start(self, spec: AttemptSpec, script: str) -> Handle:
@@ -151,6 +163,7 @@ class LocalLauncher:
             kind = Transient if error.errno in _PASSING else Refused
             raise kind(f"{spec.token}: cannot be started in {run_dir}: {error.strerror or error}") from error
         crash_point("job_spawned")
+        _left_children[:] = [left for left in _left_children if left.poll() is None]
         try:
             process = read_process(child.pid)
             if process is None:
@@ -265,8 +278,8 @@ def _elsewhere(handle: Handle) -> bool:
 def _living_leader(spec: AttemptSpec, handle: Handle) -> Process | None:
     """`job.sh` by the identity in the handle, or else the one that won the claim."""
     if handle.detail.get("boot_id") == boot_id() and isinstance(handle.detail.get("pid"), int):
-        process = read_process(handle.detail["pid"])
-        if process and process.alive and process.start_ticks == handle.detail.get("start_ticks"):
+        process = _leader_at(spec, handle.detail["pid"])
+        if process and process.start_ticks == handle.detail.get("start_ticks"):
             return process
     pid = _claimed_pid(spec)
     return _leader_at(spec, pid) if pid else None

@@ -48,6 +48,7 @@ pc_record() {{
 pc_stop() {{
     [ -n "$!" ] || pc_record 143
     pc_stopped=1
+    : >"$pc_run/claim/stop"
     kill -TERM "$!" 2>/dev/null
 }}
 pc_stopped=
@@ -59,16 +60,21 @@ trap pc_stop HUP INT TERM
         printf '%s\\n' {no_workdir} >&2
         exit 126
     }}
+    # A child that was forked but still has its parent's traps loses a signal; the file does not get lost.
+    [ -e "$pc_run/claim/stop" ] && exit 143
     exec {argv}
 }} &
 wait "$!"
 pc_code=$?
-# A signal cuts wait short: wait again for the child's own code (127: it was fetched already).
+# A signal cuts wait short: wait again for the child's own code (127, or -1 in bash: it was fetched already).
 while [ -n "$pc_stopped" ]; do
     pc_stopped=
-    wait "$!"
+    wait "$!" 2>/dev/null
     pc_again=$?
-    [ "$pc_again" -eq 127 ] || pc_code=$pc_again
+    case $pc_again in
+    127 | -*) ;;
+    *) pc_code=$pc_again ;;
+    esac
 done
 pc_record "$pc_code"
 """

@@ -67,14 +67,14 @@ def register(
         new_round: start over if the latest round has ended.
 
     Raises:
-        Refused: the round was killed or failed, or finished experiments ran with another command.
+        Refused: the round was killed, or finished experiments ran with another command.
     """
     row = latest_round(connection, campaign.name)
     if row and row.status == CampaignStatus.COMPLETED and row.plan_hash == plan.plan_hash and not new_round:
         return row
-    if row and row.status in (CampaignStatus.KILLED, CampaignStatus.FAILED) and not new_round:
+    if row and row.status == CampaignStatus.KILLED and not new_round:
         raise Refused(
-            f"campaign {campaign.name!r}: round {row.round} ended as {row.status} ({row.reason}); "
+            f"campaign {campaign.name!r}: round {row.round} was killed ({row.reason}); "
             "start another with --new-round, or give the spec another name"
         )
     spec = campaign.model_dump(mode="json")

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from sqlalchemy import Connection, bindparam, delete, insert, select, update
+from sqlalchemy import Connection, bindparam, delete, insert, or_, select, update
 
 from prefect_campaign.ledger import tables as t
 from prefect_campaign.ledger.events import add_events, event
@@ -215,7 +215,7 @@ def record_outcomes(connection: Connection, campaign_id: int, outcomes: Sequence
         update(t.attempts)
         .where(
             t.attempts.c.token == bindparam("_token"),
-            t.attempts.c.state.in_([AttemptState.LAUNCHING, AttemptState.RUNNING]),
+            or_(t.attempts.c.state == AttemptState.LAUNCHING, t.attempts.c.state == AttemptState.RUNNING),
         )
         .values(
             **{

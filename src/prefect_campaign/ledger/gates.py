@@ -84,10 +84,30 @@ def question(connection: Connection, campaign_id: int, plan_hash: str) -> Questi
     return Question(**row) if row else None
 
 
-def bind_flow_run(connection: Connection, question_id: int, flow_run_id: str | None, api_url: str | None) -> None:
-    """Remember which paused flow run waits for the answer."""
+@dataclass(frozen=True)
+class Waiting:
+    """Who waits for an answer."""
+
+    flow_run_id: str | None
+    api_url: str | None
+    waiter: str | None
+    """Identity of the pausing process, or `SUSPENDED`."""
+
+
+SUSPENDED = "suspended"
+
+
+def waiting(connection: Connection, question_id: int) -> Waiting:
+    """Who last waited for this answer."""
+    a = t.approvals.c
+    row = connection.execute(select(a.flow_run_id, a.api_url, a.waiter).where(a.id == question_id)).mappings().one()
+    return Waiting(**row)
+
+
+def bind_waiting(connection: Connection, question_id: int, who: Waiting) -> None:
+    """Remember who waits for the answer."""
     query = update(t.approvals).where(t.approvals.c.id == question_id)
-    connection.execute(query.values(flow_run_id=flow_run_id, api_url=api_url))
+    connection.execute(query.values(flow_run_id=who.flow_run_id, api_url=who.api_url, waiter=who.waiter))
 
 
 def answer(

@@ -137,7 +137,8 @@ def status_document(reader: Reader, name: str) -> dict[str, Any]:
 
 def _status_entry(view: ExperimentView) -> dict[str, Any]:
     empty: dict[str, Any] = {"note": "", "tags": [], "summary": "", "artifacts": [], "skills": []}
-    return {**{k: getattr(view, k) for k in STATUS_KEYS}, "monitoring": {**empty, **view.monitoring}}
+    known = {k: v for k, v in view.monitoring.items() if k in empty}
+    return {**{k: getattr(view, k) for k in STATUS_KEYS}, "monitoring": {**empty, **known}}
 
 
 def _view(row: dict[str, Any], metrics: dict[str, float]) -> ExperimentView:

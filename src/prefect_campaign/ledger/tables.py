@@ -190,6 +190,8 @@ approvals = Table(
     Column("cost", JSON, nullable=False, default=dict),
     Column("flow_run_id", String(40)),
     Column("api_url", Text),
+    # Process that pauses for the answer; "suspended": a deployment starts it again. A dead one cannot be woken.
+    Column("waiter", Text),
     Column("answer", String(16)),
     Column("by", Text),
     Column("reason", Text),

@@ -180,6 +180,11 @@ class Campaign(Model):
     tracking: Tracking = Tracking()
     publish: Publish = Publish()
 
+    @field_validator("full", mode="before")
+    @classmethod
+    def _named_full(cls, value: Any) -> Any:
+        return {"name": "full", **value} if isinstance(value, dict) else value
+
     @field_validator("groups", mode="before")
     @classmethod
     def _short_groups(cls, value: Any) -> Any:

@@ -71,9 +71,8 @@ class CampaignStatus(StrEnum):
     PIVOTED = "pivoted"
     COMPLETED = "completed"
     KILLED = "killed"
-    FAILED = "failed"
 
     @property
     def ended(self) -> bool:
         """Whether this round is over; only a new round starts anything again."""
-        return self in (CampaignStatus.COMPLETED, CampaignStatus.KILLED, CampaignStatus.FAILED)
+        return self in (CampaignStatus.COMPLETED, CampaignStatus.KILLED)

@@ -1,4 +1,4 @@
-"""Reading a growing file from a cursor, in bounded pieces that end at line ends."""
+"""Reading a growing file from a cursor, in bounded pieces and whole lines."""
 
 import os
 import stat
@@ -11,32 +11,40 @@ MAX_READ = 8 * 1024 * 1024
 """Bytes read from one file in one call."""
 
 MAX_LINE = 1024 * 1024
-"""Bytes; a longer line is skipped and counted as bad. Must be less than `MAX_READ`."""
+"""Bytes, less than `MAX_READ`; a longer line is skipped and counted as bad."""
 
 _MARK = 256
 """Bytes before the cursor whose checksum tells whether the file is still the one that was read."""
 
 FileCursor = dict[str, Any]
 """JSON-able. `offset`: bytes read; `mark`: CRC-32 of the last bytes before it; `skipping`: inside a line that is
-too long; `bad`: lines that could not be used; `error`: why the file could not be read, if so."""
+too long; `bad`: number of lines that could not be used; `error`: why the file could not be read, if so."""
 
 
 @dataclass(frozen=True)
 class Piece:
-    """What is new in a file."""
+    """What is new in a file, and how the cursor goes on from there."""
 
+    cursor: FileCursor
+    """At the start of `data`; empty if the file is read from its start (again)."""
+    before: bytes
     data: bytes
-    offset: int
-    """Where `data` begins; 0 although the cursor was further means that the file was replaced or cut."""
     at_end: bool
-    """Whether nothing follows at this moment."""
+    """Whether nothing followed at that moment."""
+
+    def after(self, used: int) -> FileCursor:
+        """The cursor once `used` bytes of `data` are dealt with."""
+        if not used:
+            return self.cursor
+        mark = zlib.crc32((self.before + self.data[max(0, used - _MARK) : used])[-_MARK:])
+        return {**self.cursor, "offset": self.cursor.get("offset", 0) + used, "mark": mark}
 
 
 def read_piece(path: Path, cursor: FileCursor, limit: int) -> Piece | None:
     """Up to `limit` new bytes.
 
-    A file that is shorter than the cursor, or whose bytes before the cursor changed, was truncated or rotated:
-    it is read from its start. Another inode with the same content (a synced copy) is read on.
+    A file that ends before the cursor, or whose bytes just before the cursor are others, was truncated or
+    rotated: it is read from its start. Another inode with the same content (a synced copy) is read on.
 
     Returns:
         None if there is no file.
@@ -45,28 +53,64 @@ def read_piece(path: Path, cursor: FileCursor, limit: int) -> Piece | None:
         OSError: it cannot be read, or is not a regular file.
     """
     try:
-        # O_NONBLOCK: opening a named pipe must not stop us.
+        # O_NONBLOCK: a named pipe in its place must not stop us.
         fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
     except FileNotFoundError:
         return None
     try:
-        state = os.fstat(fd)
-        if not stat.S_ISREG(state.st_mode):
+        if not stat.S_ISREG(os.fstat(fd).st_mode):
             raise OSError(f"{path} is not a regular file")
+        cursor = {k: v for k, v in cursor.items() if k != "error"}
         offset = int(cursor.get("offset", 0))
-        if offset and (state.st_size < offset or _mark_at(fd, offset) != cursor.get("mark")):
-            offset = 0
-        data = os.pread(fd, limit, offset)
+        room = min(offset, _MARK)
+        both = os.pread(fd, room + limit, offset - room)
+        before, data = both[:room], both[room:]
+        if offset and (len(before) < room or zlib.crc32(before) != cursor.get("mark")):
+            cursor, before, data = {}, b"", os.pread(fd, limit, 0)
     finally:
         os.close(fd)
-    return Piece(data, offset, at_end=offset + len(data) >= state.st_size)
+    return Piece(cursor, before, data, at_end=len(data) < limit)
 
 
-def moved(cursor: FileCursor, piece: Piece, used: int) -> FileCursor:
-    """The cursor after `used` bytes of the piece, its other entries kept."""
-    if not used:
-        return {**cursor, "offset": piece.offset} if piece.offset else {**cursor, "offset": 0, "mark": 0}
-    tail = piece.data[max(0, used - _MARK) : used]
-    size = min(_MARK, piece.offset + used)
-    mark = _join_mark(cursor, piece, tail, size)
-    return {**cursor, "offset": piece.offset + used, "mark": mark}
+def read_lines(path: Path, cursor: FileCursor, *, final: bool = False) -> tuple[list[bytes], FileCursor, bool]:
+    """The whole lines that are new, without their newlines.
+
+    Args:
+        path: the file.
+        cursor: where to go on.
+        final: nothing will be written any more, so that a last line without a newline counts as well.
+
+    Returns:
+        The lines (those over `MAX_LINE` left out and counted in ``bad``), the next cursor, and whether the end
+        of the file was reached. A file that cannot be read has no lines; ``error`` in the cursor says why.
+    """
+    try:
+        piece = read_piece(path, cursor, MAX_READ)
+    except OSError as error:
+        return [], {**cursor, "error": str(error)}, True
+    if piece is None:
+        return [], cursor, True
+    *lines, rest = piece.data.split(b"\n")
+    used = len(piece.data) - len(rest)
+    skipping, bad = bool(piece.cursor.get("skipping")), 0
+    if skipping and lines:
+        del lines[0]
+        skipping = False
+    if skipping:
+        used = len(piece.data)
+    elif len(rest) > MAX_LINE:
+        used, skipping, bad = len(piece.data), True, 1
+    elif final and piece.at_end and rest:
+        used = len(piece.data)
+        lines.append(rest)
+    kept = [line for line in lines if len(line) <= MAX_LINE]
+    return kept, _with(piece.after(used), skipping, bad + len(lines) - len(kept)), piece.at_end
+
+
+def _with(cursor: FileCursor, skipping: bool, bad: int) -> FileCursor:
+    cursor = {k: v for k, v in cursor.items() if k != "skipping"}
+    if skipping:
+        cursor["skipping"] = True
+    if bad:
+        cursor["bad"] = cursor.get("bad", 0) + bad
+    return cursor

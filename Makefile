@@ -1,0 +1,52 @@
+# Everything a newcomer needs: make pilot, make test, make bench. Only python3 (>= 3.11), python3-venv, git and make.
+PYTHON ?= python3
+VENV   ?= .venv
+APPROVE ?=
+SPEC   ?= examples/digits/campaign.yaml
+BIN    := $(VENV)/bin
+# The example's own python must be the one with scikit-learn in it.
+export PATH := $(CURDIR)/$(BIN):$(PATH)
+# The example keeps its runs beside the code; make clean-pilot forgets them.
+PILOT_HOME ?= $(CURDIR)/.campaign
+
+.PHONY: help setup pilot test lint bench lock clean clean-pilot
+
+help:
+	@echo "make pilot               run the example campaign; asks at the gate"
+	@echo "make pilot APPROVE=CONTINUE|PIVOT|KILL   the same, unattended"
+	@echo "make test                lint, types and all tests"
+	@echo "make bench               500 trivial experiments beside GNU parallel and HyperQueue"
+	@echo "make clean-pilot         forget the example's runs"
+
+setup: $(VENV)/.ready
+
+$(VENV)/.ready: requirements.lock pyproject.toml
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV) || { echo "python3 -m venv failed: install python3-venv"; exit 2; }
+	$(BIN)/python -m pip install --quiet --require-hashes --requirement requirements.lock
+	$(BIN)/python -m pip install --quiet --no-deps --no-build-isolation --editable .
+	@touch $@
+
+pilot: setup
+	@CAMPAIGN_HOME=$(PILOT_HOME) $(BIN)/campaign run $(SPEC) --deployed --new-round $(if $(APPROVE),--approve $(APPROVE))
+
+lint: setup
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+test: lint
+	$(BIN)/pytest $(PYTEST_ARGS)
+
+bench: setup
+	$(BIN)/python bench/throughput.py
+
+lock:
+	uv pip compile pyproject.toml --all-extras --generate-hashes --universal --python-version 3.11 --no-header \
+	    --no-emit-index-url --no-emit-find-links --output-file requirements.lock --quiet
+
+clean-pilot:
+	-CAMPAIGN_HOME=$(PILOT_HOME) $(BIN)/campaign down
+	rm -rf $(PILOT_HOME)
+
+clean: clean-pilot
+	rm -rf $(VENV) build dist *.egg-info src/*.egg-info

@@ -1,0 +1,168 @@
+"""The whole story of a campaign: pilot stages, synthesis, gate, full phase, results."""
+
+import dataclasses
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from prefect import flow, get_run_logger, runtime
+from pydantic import Field
+
+from prefect_campaign.decide.iterate import after_pivot
+from prefect_campaign.decide.pilot import PilotDecision, decide_pilot
+from prefect_campaign.decide.verdicts import StageVerdict
+from prefect_campaign.flows.review import cost_of, review
+from prefect_campaign.flows.stage import judge, over, stage
+from prefect_campaign.judge.review import to_markdown
+from prefect_campaign.ledger.gates import Question
+from prefect_campaign.model.crash import crash_point
+from prefect_campaign.model.plan import FULL, PILOT, make_plan
+from prefect_campaign.model.spec import Campaign
+from prefect_campaign.model.states import CampaignStatus
+from prefect_campaign.results.rollback import write_rollback
+from prefect_campaign.results.synthesis import gate_markdown, synthesis_markdown, write_synthesis
+from prefect_campaign.tasks.gate import ask_until_answered
+from prefect_campaign.tasks.publish import publish_results, publish_text
+from prefect_campaign.tasks.setting import Setting, register
+from prefect_campaign.tasks.steps import end, enter_full, pivot_with
+
+Spec = Annotated[str | Campaign, Field(description="Path of a spec (YAML) on the worker, or the spec itself.")]
+
+
+def _run_name() -> str:
+    spec = runtime.flow_run.parameters.get("spec")
+    name = spec.name if isinstance(spec, Campaign) else spec["name"] if isinstance(spec, dict) else str(spec)
+    return f"{name}: {runtime.flow_run.parameters.get('phase', PILOT)}"
+
+
+@flow(name="campaign", flow_run_name=_run_name, persist_result=False)
+async def campaign(spec: Spec, phase: Literal["pilot", "full"] = "pilot", new_round: bool = False) -> dict[str, Any]:
+    """Run a campaign from wherever it is to its end, or to the next decision that a person must take.
+
+    Whatever is in the ledger already is not done again, so the flow may be repeated, resumed and killed at will.
+
+    Args:
+        spec: path of a spec, or the spec itself.
+        phase: ``pilot`` starts with the pilot stages; ``full`` asks for approval unless this very plan has it.
+        new_round: start over if the campaign has ended.
+
+    Returns:
+        campaign, status, reason, stage, results folder.
+    """
+    setting = register(spec, new_round=new_round)
+    if CampaignStatus(setting.row.status).ended:
+        return _outcome(setting)
+    setting.change(status=CampaignStatus.OPEN)
+    verdicts = [] if phase == FULL else await _pilot(setting)
+    missing = next((v.metric_missing for v in verdicts if v.metric_missing), None)
+    if missing:
+        todo = f"mend it and run again, or `campaign resume {setting.row.name} --retry-failed`"
+        return {**_outcome(setting), "error": f"{missing.message}; {todo}"}
+    verdicts = verdicts or _verdicts_so_far(setting)
+    answer = await _gate(setting, verdicts, decide_pilot(verdicts))
+    get_run_logger().info("Gate of plan %s: %s by %s", answer.plan_hash, answer.answer, answer.by)
+    if answer.answer == "KILL":
+        return await _kill(setting, verdicts, answer)
+    if answer.answer == "PIVOT":
+        return await _pivot(setting, verdicts, answer)
+    enter_full(setting, answer)
+    crash_point("full_opened")
+    if not over(setting, setting.campaign.full.name):
+        await stage(setting.campaign.name, setting.campaign.full.name)
+    return await _finish(setting)
+
+
+async def _pilot(setting: Setting) -> list[StageVerdict]:
+    """Run the pilot stages in order; one starts only when the one before it passed."""
+    verdicts = []
+    for one in setting.plan.stages[:-1]:
+        if not over(setting, one.name):
+            await stage(setting.campaign.name, one.name)
+        verdicts.append(judge(setting, one.name))
+        if not verdicts[-1].passed:
+            break
+    return verdicts
+
+
+def _verdicts_so_far(setting: Setting) -> list[StageVerdict]:
+    return [judge(setting, s.name) for s in setting.plan.stages[:-1] if over(setting, s.name)]
+
+
+async def _gate(setting: Setting, verdicts: list[StageVerdict], decision: PilotDecision) -> Question:
+    """Synthesis, design review and cost to the person who decides; the answer binds to this plan's hash."""
+    cost = await cost_of(setting)
+    record = await review(setting.campaign.name)
+    commit, dirty = setting.git()
+    place: dict[str, Any] = {
+        "commit": commit,
+        "dirty": dirty,
+        "iteration": setting.row.iteration,
+        "round_": setting.row.round,
+    }
+    reviewed = to_markdown(record)
+    text = synthesis_markdown(setting.campaign, setting.plan, verdicts, decision, cost, reviewed, **place)
+    write_synthesis(text, Path(setting.results))
+    await publish_text(setting, "synthesis", text)
+    shown = gate_markdown(setting.campaign, setting.plan, verdicts, decision, cost, **place)
+    setting.change(status=CampaignStatus.AT_GATE, why=f"waiting for an answer on plan {setting.plan.plan_hash}")
+    asked = {
+        "hours_used": cost.used_hours,
+        "hours_asked": cost.total_hours,
+        "money_asked": cost.price,
+        "experiments": cost.experiments,
+        "recommendation": decision.recommendation,
+        "best": decision.best.value if decision.best else None,
+        "review": [dataclasses.asdict(v) for v in record.verdicts],
+    }
+    answer = await ask_until_answered(setting, shown=f"{shown}\n\n{reviewed}", cost=asked)
+    setting.change(status=CampaignStatus.OPEN, who=answer.by or "gate", why=f"{answer.answer}: {answer.reason}")
+    return answer
+
+
+async def _pivot(setting: Setting, verdicts: list[StageVerdict], answer: Question) -> dict[str, Any]:
+    verdict = after_pivot(setting.row.iteration, [])
+    if not verdict.allowed and not verdict.overridable:
+        return await _kill(setting, verdicts, answer, why=verdict.advice)
+    end(setting, CampaignStatus.PIVOTED, f"PIVOT by {answer.by}: {answer.reason or 'no reason given'}")
+    if not answer.changes:
+        return _outcome(setting)
+    changed = pivot_with(setting, answer)
+    if make_plan(changed).plan_hash == setting.plan.plan_hash:
+        setting.change(status=CampaignStatus.PIVOTED, why="the changes leave the plan as it is; edit the spec")
+        return _outcome(setting)
+    return await campaign.fn(changed)
+
+
+async def _kill(setting: Setting, verdicts: list[StageVerdict], answer: Question, why: str = "") -> dict[str, Any]:
+    """Roll back: lessons and failure summary kept, everything archived, the next round waits for a person."""
+    write_rollback(Path(setting.results), setting.campaign, verdicts, answer, why)
+    await publish_results(setting.campaign.name, setting)
+    end(setting, CampaignStatus.KILLED, f"{answer.answer} by {answer.by}: {why or answer.reason or 'no reason given'}")
+    crash_point("campaign_ended")
+    return _outcome(setting)
+
+
+async def _finish(setting: Setting) -> dict[str, Any]:
+    await publish_results(setting.campaign.name, setting)
+    crash_point("results_exported")
+    held = [v.exp_id for v in setting.views(setting.campaign.full.name) if v.state == "on_hold"]
+    if held:
+        setting.change(why=f"{len(held)} experiments on hold, e.g. {held[0]}", status=CampaignStatus.OPEN)
+    else:
+        end(setting, CampaignStatus.COMPLETED, "")
+    crash_point("campaign_ended")
+    return _outcome(setting)
+
+
+def _outcome(setting: Setting) -> dict[str, Any]:
+    from prefect_campaign.tasks.setting import open_setting
+
+    row = open_setting(setting.row.name).row
+    return {
+        "campaign": row.name,
+        "round": row.round,
+        "status": str(row.status),
+        "reason": row.reason,
+        "phase": row.phase,
+        "stage": row.stage,
+        "results": setting.results,
+    }

@@ -1,0 +1,40 @@
+"""Design review of the full phase by four roles, before a person is asked."""
+
+from prefect import flow
+
+from prefect_campaign.decide.estimate import CostEstimate, estimate_full_hours
+from prefect_campaign.judge.plan_facts import plan_facts
+from prefect_campaign.judge.review import ReviewRecord, review_design
+from prefect_campaign.judge.skills import load_skills
+from prefect_campaign.model.plan import PILOT
+from prefect_campaign.tasks.setting import Setting, launcher_of, open_setting
+
+
+@flow(name="review", flow_run_name="{campaign}: design review", persist_result=False)
+async def review(campaign: str) -> ReviewRecord:
+    """Let Skeptic, Completionist, Reproducibility Hawk and Narrative Enforcer look at the plan.
+
+    The roles are the rules of skill ``design-review``; they compute, they do not decide: the record is shown at
+    the gate.
+    """
+    setting = open_setting(campaign)
+    cost = await cost_of(setting)
+    commit, dirty = setting.git()
+    facts = plan_facts(
+        setting.campaign,
+        setting.plan,
+        cost.total_hours if cost.total_hours is not None else float("nan"),
+        setting.campaign.policy.budget.hours,
+        commit,
+        dirty,
+    )
+    return review_design(load_skills([setting.home.path / "skills"]), facts)
+
+
+async def cost_of(setting: Setting) -> CostEstimate:
+    """What the full phase will cost, from what the pilot took."""
+    launcher = await launcher_of(setting.campaign)
+    slots = setting.campaign.policy.max_parallel or launcher.slots
+    launcher.close()
+    pilots = [v for v in setting.views() if v.phase == PILOT]
+    return estimate_full_hours(setting.campaign, setting.plan, pilots, slots=slots)

@@ -1,0 +1,228 @@
+"""What the terminal shows while a campaign runs, and the gate's question in it."""
+
+import contextlib
+import select
+import sys
+import threading
+import time
+from collections import Counter
+from typing import Any
+
+from rich.console import Console, Group
+from rich.live import Live
+from rich.markdown import Markdown
+from rich.progress_bar import ProgressBar
+from rich.prompt import Prompt
+from rich.table import Table
+from rich.text import Text
+
+from prefect_campaign.cli.server import ui_url
+from prefect_campaign.ledger import queries
+from prefect_campaign.ledger.gates import ANSWERS
+from prefect_campaign.ledger.location import Home
+from prefect_campaign.ledger.reading import Reader
+from prefect_campaign.model.errors import CampaignError, Refused
+from prefect_campaign.model.records import ExperimentView
+
+LOOK_SECONDS = 0.5
+FINAL = ("done", "failed", "cancelled", "superseded")
+COLOURS = {"done": "green", "failed": "red", "running": "cyan", "launching": "cyan", "on_hold": "yellow"}
+
+
+class Watcher:
+    """Follows a campaign in the ledger, shows it, and takes the gate's answer from the terminal or from options."""
+
+    def __init__(self, home: Home, name: str, api_url: str, *, approve: str, by: str, reason: str) -> None:
+        self.home = home
+        self.name = name
+        self.api_url = api_url
+        self._approve, self._by, self._reason = approve, by, reason
+        self._console = Console(stderr=True)
+        self._stop = threading.Event()
+        self._asked: set[str] = set()
+        self._said = ""
+
+    def run(self) -> None:
+        """Show progress until `stop`; meant for a thread beside the flow."""
+        while not self._stop.is_set():
+            # A fault of the display must not look like a fault of the campaign.
+            with contextlib.suppress(CampaignError):
+                self._show_until(self._stop.is_set)
+            self._stop.wait(LOOK_SECONDS)
+
+    def stop(self) -> None:
+        """End the display."""
+        self._stop.set()
+
+    def follow(self, flow_run_id: str) -> dict[str, Any]:
+        """Show progress until the flow run has ended; returns what the campaign came to."""
+        from prefect.client.orchestration import get_client
+
+        self._console.print(f"flow run {ui_url(self.api_url, flow_run_id)}")
+        state: Any = None
+        checked = 0.0
+
+        def ended() -> bool:
+            nonlocal state, checked
+            if time.monotonic() - checked > 1.0:
+                checked = time.monotonic()
+                state = client.read_flow_run(flow_run_id).state  # type: ignore[arg-type]
+            return state is not None and state.is_final()
+
+        with get_client(sync_client=True) as client:
+            while not ended():
+                with contextlib.suppress(CampaignError):
+                    self._show_until(ended)
+                time.sleep(LOOK_SECONDS)
+        return self._outcome(state)
+
+    def _outcome(self, state: Any) -> dict[str, Any]:
+        from prefect_campaign.tasks.setting import open_setting
+
+        try:
+            setting = open_setting(self.name)
+        except Refused:
+            return {"campaign": self.name, "status": "failed", "reason": state.message or state.name}
+        row = setting.row
+        outcome = {"campaign": row.name, "round": row.round, "status": row.status, "reason": row.reason}
+        outcome |= {"phase": row.phase, "stage": row.stage, "results": setting.results}
+        if not state.is_completed():
+            outcome |= {"status": "failed", "reason": state.message or state.name}
+        elif row.status == "open":
+            outcome["error"] = row.reason
+        return outcome
+
+    def _show_until(self, ended: Any) -> None:
+        with Reader(self.home.ledger_url) as reader:
+            row = queries.campaign(reader, self.name)
+            if not self._console.is_terminal:
+                while not ended():
+                    row = self._step(reader)
+                    self._print_news(reader, row)
+                    time.sleep(LOOK_SECONDS)
+                self._print_news(reader, queries.campaign(reader, self.name))
+                return
+            while not ended():
+                with Live(console=self._console, refresh_per_second=4, transient=False) as live:
+                    while not ended() and not self._open_question(reader, row):
+                        row = queries.campaign(reader, self.name)
+                        live.update(render(row, queries.experiment_views(reader, row["id"])))
+                        time.sleep(LOOK_SECONDS)
+                if not ended():
+                    row = self._step(reader)
+
+    def _step(self, reader: Reader) -> dict[str, Any]:
+        row = queries.campaign(reader, self.name)
+        asked = self._open_question(reader, row)
+        if asked:
+            self._put(asked)
+        return row
+
+    def _open_question(self, reader: Reader, row: dict[str, Any]) -> dict[str, Any] | None:
+        asked = queries.gate(reader, row["id"])
+        waits = row["status"] == "at_gate" and asked and asked["answer"] is None and asked["waiter"]
+        return asked if waits and asked and self._key(asked) not in self._asked else None
+
+    @staticmethod
+    def _key(asked: dict[str, Any]) -> str:
+        return f"{asked['id']}"
+
+    def _put(self, asked: dict[str, Any]) -> None:
+        """Show the question once; answer it from the options, or let the person answer here or elsewhere."""
+        self._asked.add(self._key(asked))
+        self._console.print(Markdown(asked["shown"]))
+        if asked["flow_run_id"]:
+            self._console.print(f"\nanswer in the UI   {ui_url(self.api_url, asked['flow_run_id'])}  (Resume)")
+        self._console.print(
+            f"or elsewhere       campaign approve {self.name} CONTINUE|PIVOT|KILL --by WHO --reason WHY"
+        )
+        if self._approve:
+            self._answer(self._approve, self._by, self._reason or "--approve")
+        elif sys.stdin.isatty() and self._console.is_terminal:
+            self._prompt(asked)
+
+    def _prompt(self, asked: dict[str, Any]) -> None:
+        self._console.print(f"or here            {'/'.join(ANSWERS)}, then Enter: ", end="")
+        while not self._stop.is_set():
+            # Both ways stay open: the terminal, and an answer from elsewhere that shows in the ledger.
+            ready, _, _ = select.select([sys.stdin], [], [], LOOK_SECONDS)
+            with Reader(self.home.ledger_url) as reader:
+                latest = queries.gate(reader, asked["campaign_id"])
+            if latest and (latest["id"] != asked["id"] or latest["answer"]):
+                self._console.print(f"\nanswered elsewhere: {latest['answer'] or 'asked again'}")
+                return
+            if not ready:
+                continue
+            line = sys.stdin.readline()
+            if not line:
+                return
+            choice = line.strip().upper()
+            if choice not in ANSWERS:
+                self._console.print(f"{'/'.join(ANSWERS)}, then Enter: ", end="")
+                continue
+            by = Prompt.ask("your name", console=self._console)
+            reason = Prompt.ask("reason", default="", console=self._console)
+            self._answer(choice, by, reason)
+            return
+
+    def _answer(self, choice: str, by: str, reason: str) -> None:
+        from prefect_campaign.cli.approve import answer_gate
+
+        try:
+            self._console.print(answer_gate(self.name, choice, by=by, reason=reason))
+        except Refused as error:
+            self._console.print(f"[red]{error}[/red]")
+
+    def _print_news(self, reader: Reader, row: dict[str, Any]) -> None:
+        views = [v for v in queries.experiment_views(reader, row["id"]) if v.stage == row["stage"]]
+        counts = Counter(v.state for v in views)
+        line = f"{row['name']} {row['phase']}/{row['stage']} [{row['status']}]: " + ", ".join(
+            f"{n} {state}" for state, n in sorted(counts.items())
+        )
+        if line != self._said:
+            self._said = line
+            self._console.print(line, highlight=False, soft_wrap=True)
+
+
+def render(row: dict[str, Any], views: list[ExperimentView]) -> Group:
+    """The picture of a campaign: a bar for each stage, and what ended last."""
+    bars = Table.grid(padding=(0, 2))
+    stages = list(dict.fromkeys(v.stage for v in views))
+    for stage in stages:
+        members = [v for v in views if v.stage == stage and v.state != "superseded"]
+        if not members:
+            continue
+        over = sum(v.state in FINAL for v in members)
+        counts = Counter(v.state for v in members)
+        told = Text("  ").join(Text(f"{n} {s}", style=COLOURS.get(s, "dim")) for s, n in sorted(counts.items()))
+        marker = ">" if stage == row["stage"] else " "
+        bars.add_row(
+            f"{marker} {stage}",
+            ProgressBar(total=len(members), completed=over, width=30),
+            f"{over}/{len(members)}",
+            told,
+        )
+    latest = Table.grid(padding=(0, 2))
+    ended = sorted((v for v in views if v.ended_at and v.state in FINAL), key=lambda v: v.ended_at or 0)[-5:]
+    for view in ended:
+        value = "" if view.objective_value is None else f"{view.objective_value:.4g}"
+        latest.add_row(Text(view.state, style=COLOURS.get(view.state, "dim")), view.exp_id, value, view.reason[:60])
+    title = Text(f"{row['name']}  round {row['round']}  iteration {row['iteration']}  [{row['status']}]", style="bold")
+    return Group(title, bars, Text(""), latest)
+
+
+def tell_outcome(outcome: dict[str, Any]) -> None:
+    """Say on the terminal what the campaign came to, and where the results are."""
+    console = Console()
+    status = outcome.get("status")
+    reason = outcome.get("error") or outcome.get("reason") or ""
+    if outcome.get("error"):
+        Console(stderr=True).print(f"campaign: {reason}", style="red", markup=False, highlight=False, soft_wrap=True)
+        return
+    console.print(
+        f"campaign {outcome.get('campaign')}: {status}{': ' + reason if reason else ''}", soft_wrap=True, markup=False
+    )
+    if status == "pivoted":
+        console.print("edit the spec and run it again: the changed plan is the next iteration")
+    if outcome.get("results") and status in ("completed", "killed", "open"):
+        console.print(f"results in {outcome['results']}", soft_wrap=True, markup=False)

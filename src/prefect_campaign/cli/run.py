@@ -1,0 +1,139 @@
+"""`campaign run` and `resume`: the flow in this process, or triggered as a deployment; the terminal watches."""
+
+import asyncio
+import logging
+import os
+import sys
+import threading
+from typing import Any
+
+from prefect_campaign.cli.live import Watcher
+from prefect_campaign.cli.server import ensure_server
+from prefect_campaign.ledger import campaigns, queries
+from prefect_campaign.ledger.experiments import reopen
+from prefect_campaign.ledger.gates import ANSWERS
+from prefect_campaign.ledger.location import Home
+from prefect_campaign.ledger.reading import Reader
+from prefect_campaign.ledger.store import Ledger
+from prefect_campaign.model.errors import Refused
+from prefect_campaign.model.spec import Campaign
+
+FAILED = 1
+BAD_INPUT = 2
+
+
+def run_spec(spec: str | Campaign, *, approve: str, by: str, reason: str, new_round: bool, deployed: bool) -> int:
+    """Run a spec to its end or its next decision; returns the exit code."""
+    from prefect_campaign.model.load import load_campaign
+
+    choice = _choice(approve)
+    campaign = load_campaign(spec)
+    _check(campaign)
+    home = Home.locate().ensure()
+    Ledger.open(home).close()
+    _quiet()
+    url = ensure_server(home)
+    watcher = Watcher(home, campaign.name, url, approve=choice, by=by, reason=reason)
+    if deployed:
+        from prefect_campaign.cli.serve import trigger
+
+        source = os.path.abspath(spec) if isinstance(spec, str) else campaign
+        return _told(trigger(home, source, new_round=new_round, watcher=watcher))
+    source = os.path.abspath(spec) if isinstance(spec, str) else campaign
+    return _told(_in_this_process(source, new_round, watcher))
+
+
+def resume_campaign(name: str, *, approve: str, by: str, reason: str, retry_failed: bool) -> int:
+    """Go on with a campaign from the ledger alone; returns the exit code."""
+    choice = _choice(approve)
+    home = Home.locate()
+    with Reader(home.ledger_url) as reader:
+        row = queries.campaign(reader, name)
+        failed = [v.exp_id for v in queries.experiment_views(reader, row["id"]) if v.state == "failed"]
+    _quiet()
+    ledger = Ledger.open(home)
+    if retry_failed and failed:
+        with ledger.write() as connection:
+            now = ledger.clock()
+            reopen(
+                connection, row["id"], failed, now=now, who=by or "operator", why="asked for again by --retry-failed"
+            )
+            if row["status"] == "completed":
+                campaigns.set_status(connection, row["id"], now=now, who=by or "operator", status="open")
+    url = ensure_server(home)
+    from prefect_campaign.model.load import load_campaign
+
+    watcher = Watcher(home, name, url, approve=choice, by=by, reason=reason)
+    return _told(_in_this_process(load_campaign(row["spec"]), False, watcher))
+
+
+def run_here(campaign: Campaign, **options: Any) -> dict[str, Any]:
+    """`Campaign.run()`: the flow in this process, the gate answered in the UI or by ``campaign approve``.
+
+    Args:
+        campaign: the spec.
+        **options: `new_round`, and `approve`, `by`, `reason` to answer the gate unattended.
+
+    Returns:
+        The flow's outcome: campaign, status, reason, stage, results folder.
+    """
+    from prefect_campaign.model.load import load_campaign
+
+    anchored = load_campaign(campaign)
+    _check(anchored)
+    home = Home.locate().ensure()
+    url = ensure_server(home)
+    choice = _choice(str(options.get("approve") or ""))
+    watcher = Watcher(
+        home, campaign.name, url, approve=choice, by=options.get("by") or "", reason=options.get("reason") or ""
+    )
+    return _in_this_process(anchored, bool(options.get("new_round")), watcher)
+
+
+def _in_this_process(spec: str | Campaign, new_round: bool, watcher: Watcher) -> dict[str, Any]:
+    from prefect.settings import PREFECT_API_URL, temporary_settings
+
+    from prefect_campaign.flows.campaign import campaign as campaign_flow
+
+    thread = threading.Thread(target=watcher.run, daemon=True)
+    with temporary_settings(updates={PREFECT_API_URL: watcher.api_url}):
+        thread.start()
+        try:
+            outcome = asyncio.run(campaign_flow(spec, new_round=new_round))
+        except KeyboardInterrupt:
+            watcher.stop()
+            print(f"\nstopped watching; running experiments go on: `campaign resume {watcher.name}`", file=sys.stderr)
+            sys.exit(130)
+        finally:
+            watcher.stop()
+            thread.join(timeout=10)
+    return dict(outcome)
+
+
+def _check(campaign: Campaign) -> None:
+    """All that can be wrong with a spec, before a server or a ledger is touched."""
+    from prefect_campaign.tasks.setting import check_spec
+
+    check_spec(campaign)
+
+
+def _choice(approve: str) -> str:
+    choice = approve.upper()
+    if choice and choice not in ANSWERS:
+        raise Refused(f"--approve {approve!r}: choose one of {', '.join(ANSWERS)}")
+    return choice
+
+
+def _quiet() -> None:
+    """The terminal belongs to the live view; Prefect's log lines stay in its UI."""
+    os.environ.setdefault("PREFECT_LOGGING_LEVEL", "WARNING")
+    logging.getLogger("prefect").setLevel(logging.WARNING)
+
+
+def _told(outcome: dict[str, Any]) -> int:
+    from prefect_campaign.cli.live import tell_outcome
+
+    tell_outcome(outcome)
+    if outcome.get("error"):
+        return BAD_INPUT
+    return 0 if outcome.get("status") in ("completed", "killed", "pivoted") else FAILED

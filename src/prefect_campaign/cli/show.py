@@ -1,0 +1,93 @@
+"""`check`, `status` and `export`."""
+
+import json
+import sys
+from pathlib import Path
+
+from prefect_campaign.ledger import queries
+from prefect_campaign.ledger.location import Home
+from prefect_campaign.ledger.reading import Reader
+
+
+def show_status(name: str, *, as_json: bool) -> None:
+    """Print where one campaign is, or a list of all."""
+    with Reader(Home.locate().ledger_url) as reader:
+        if not name:
+            names = queries.campaign_names(reader)
+            print(json.dumps(names) if as_json else "\n".join(names) or "no campaigns yet")
+            return
+        if as_json:
+            # The keys are fixed; NaN and Infinity have no place in JSON.
+            json.dump(_plain(queries.status_document(reader, name)), sys.stdout, indent=2, allow_nan=False)
+            print()
+            return
+        row = queries.campaign(reader, name)
+        views = queries.experiment_views(reader, row["id"])
+        asked = queries.gate(reader, row["id"])
+    from rich.console import Console
+    from rich.table import Table
+
+    from prefect_campaign.cli.live import render
+
+    console = Console()
+    console.print(render(row, views))
+    if row["reason"]:
+        console.print(row["reason"], markup=False)
+    if asked and not asked["answer"]:
+        console.print(f"gate: waits for `campaign approve {name} CONTINUE|PIVOT|KILL --by WHO`", markup=False)
+    elif asked:
+        console.print(f"gate: {asked['answer']} by {asked['by']} ({asked['reason']})", markup=False)
+    table = Table(box=None, padding=(0, 2, 0, 0))
+    for column in ("experiment", "state", "attempt", "value", "note"):
+        table.add_column(column, justify="right" if column in ("attempt", "value") else "left")
+    for v in views:
+        if v.stage != row["stage"]:
+            continue
+        value = "" if v.objective_value is None else f"{v.objective_value:.4g}"
+        note = v.reason if v.state in ("failed", "on_hold", "queued") else v.monitoring.get("note", "")
+        table.add_row(v.exp_id, v.state, str(v.attempt), value, note if v.comparable else f"not comparable; {note}")
+    console.print(table)
+
+
+def show_plan(spec: str) -> None:
+    """Check a spec and print its plan."""
+    from rich.console import Console
+    from rich.table import Table
+
+    from prefect_campaign.model.load import load_campaign
+    from prefect_campaign.model.template import fields_of
+    from prefect_campaign.tasks.setting import check_spec
+
+    campaign = load_campaign(spec)
+    plan = check_spec(campaign)
+    table = Table(box=None, padding=(0, 2, 0, 0))
+    for column in ("stage", "experiments", "first id"):
+        table.add_column(column)
+    for stage in plan.stages:
+        members = plan.of_stage(stage.name)
+        table.add_row(stage.name, str(len(members)), members[0].exp_id)
+    console = Console()
+    console.print(f"{spec}: campaign {campaign.name}, {len(plan.experiments)} experiments, plan {plan.plan_hash}")
+    console.print(table)
+    for axis in sorted(set(campaign.sweep.axes) - fields_of(campaign.command) - {campaign.sweep.axis_of("seed")}):
+        console.print(f"note: sweep axis {axis!r} is not used in the command", markup=False)
+
+
+def export_results(name: str, out: Path) -> None:
+    """Write the results files of a campaign into `out`."""
+    from prefect_campaign.engine.export import export
+    from prefect_campaign.tasks.setting import open_setting
+
+    setting = open_setting(name)
+    for path in export(setting.ledger, setting.campaign, out):
+        print(path)
+
+
+def _plain(value: object) -> object:
+    if isinstance(value, float) and (value != value or value in (float("inf"), float("-inf"))):
+        return None
+    if isinstance(value, dict):
+        return {k: _plain(v) for k, v in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(v) for v in value]
+    return value
