@@ -129,3 +129,8 @@ def number(value: float | None, *, sign: bool = False) -> str:
     if value is None:
         return "–"
     return f"{value:+.4g}" if sign else f"{value:.4g}"
+
+
+def count(n: int, noun: str) -> str:
+    """E.g. ``1 dataset``, ``2 datasets``."""
+    return f"{n} {noun}" if n == 1 else f"{n} {noun}s"

@@ -128,7 +128,7 @@ def work_ratio(full: Mapping[str, Scalar], pilot: Mapping[str, Scalar]) -> tuple
     Steps decide alone if they differ; else it is the ratio of epochs times that of the samples seen.
 
     Returns:
-        The ratio (1.0 where no parameter tells) and its basis, e.g. ``epochs 2 -> 10``.
+        The ratio (1.0 where no parameter tells) and its basis, e.g. ``epochs 2 to 10``.
     """
     steps = _change(full, pilot, _STEPS)
     changes = [steps] if steps else [_change(full, pilot, _PASSES), _change(full, pilot, _SAMPLES)]
@@ -174,7 +174,7 @@ def _change(full: Mapping[str, Scalar], pilot: Mapping[str, Scalar], names: Sequ
     for name in names:
         a, b = _positive(full.get(name)), _positive(pilot.get(name))
         if a is not None and b is not None:
-            return (a / b, f"{name} {number(b)} -> {number(a)}") if a != b else None
+            return (a / b, f"{name} {number(b)} to {number(a)}") if a != b else None
     return None
 
 

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from prefect_campaign.decide.compare import number
+from prefect_campaign.decide.compare import count, number
 from prefect_campaign.decide.estimate import CostEstimate
 from prefect_campaign.decide.iterate import MAX_ITERATIONS
 from prefect_campaign.decide.pilot import PilotDecision, Recommendation
@@ -67,13 +67,13 @@ def gate_options(
     stages = ", ".join(f"{v.stage} ({'passed' if v.passed else 'failed'})" for v in verdicts) or "none"
     question = f"{campaign.question.strip()} " if campaign.question.strip() else ""
     background = (
-        f"{question}The pilot judged {campaign.objective.metric} ({campaign.objective.mode}) on {runs} "
-        f"experiments; stages: {stages}. {len(decision.passed)} of "
+        f"{question}The pilot judged {campaign.objective.metric} ({campaign.objective.mode}) "
+        f"on {count(runs, 'experiment')}; stages: {stages}. {len(decision.passed)} of "
         f"{len(decision.passed) + len(decision.failed)} checks passed."
     )
     go_on = Option(
         "CONTINUE",
-        f"start the full phase: {cost.experiments} experiments on {cost.datasets} datasets, {asked}",
+        f"start the full phase: {count(cost.experiments, 'experiment')} on {count(cost.datasets, 'dataset')}, {asked}",
         tuple(_passed(c) for c in decision.passed[:_SHOWN_CHECKS]),
         (f"it costs {asked}{_money(cost)}", *_doubts(campaign, verdicts, decision, cost, dirty=dirty)),
     )
@@ -105,7 +105,7 @@ def _doubts(
     found = [_failed(c) for c in decision.failed[:_SHOWN_CHECKS]]
     judged = [c for v in verdicts for check in v.checks for c in check.cells if c.stats.mean is not None]
     if decision.blocked:
-        found.append(f"{len(decision.blocked)} experiments are on hold: decide these first")
+        found.append(f"{count(len(decision.blocked), 'experiment')} on hold: to be decided first")
     if decision.not_run:
         found.append(f"pilot stages that did not run: {', '.join(decision.not_run)}")
     if any(not c.stats.std_known for c in judged):
@@ -126,7 +126,7 @@ def _reasons_to_change(verdicts: Sequence[StageVerdict], decision: PilotDecision
         found.append(f"all failures share one cause, {decision.shared_cause}: one change may cure them")
     found += [f"{c.name}: if this fails it means {c.if_fails}" for c in decision.failed if c.if_fails]
     if decision.passed and decision.failed:
-        found.append(f"{len(decision.passed)} checks passed: there is something to build on")
+        found.append(f"{count(len(decision.passed), 'check')} passed: there is something to build on")
     return found
 
 

@@ -169,14 +169,15 @@ class Dispatcher:
             return
         now = self.ledger.clock()
         demands = [Demand(v.exp_id, self._batch.retry_at.get(v.exp_id, 0.0)) for v in self._batch.waiting.values()]
-        leased = batches.leased_devices(self.ledger, hostname())
-        placement = place(demands, self._devices, leased, now)
-        self.waits = placement.waits
-        if not placement.assignments:
-            return
-        intents = [self._intent(self._batch.waiting[a.exp_id], a.device) for a in placement.assignments]
         try:
             with self.ledger.fenced(self.row.id, self.fence) as connection:
+                # Read and taken in one transaction: nobody else's lease can come between.
+                leased = batches.leased_devices(connection, hostname())
+                placement = place(demands, self._devices, leased, now)
+                self.waits = placement.waits
+                if not placement.assignments:
+                    return
+                intents = [self._intent(self._batch.waiting[a.exp_id], a.device) for a in placement.assignments]
                 record_intents(connection, self.row.id, intents, now=now)
                 if self.campaign.sweep.optuna_search:
                     batches.record_params(connection, self.row.id, [i.spec for i in intents])

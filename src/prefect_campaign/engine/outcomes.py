@@ -50,7 +50,10 @@ def conclude(
     value = ended.metrics.get(campaign.objective.metric)
     finite = value is not None and math.isfinite(value)
     if ended.seen.status == "exited" and ended.seen.exit_code == 0 and finite and ended.stopped is None:
-        values: dict[str, Any] = {"objective_value": value, "result_summary": f"{campaign.objective.metric} = {value:.6g}"}
+        values: dict[str, Any] = {
+            "objective_value": value,
+            "result_summary": f"{campaign.objective.metric} = {value:.6g}",
+        }
         return _closed(ended, AttemptState.DONE, ExperimentState.DONE, "", now, values)
     diagnosis = ended.stopped or _diagnosis(ended, campaign)
     if diagnosis.signature == "cancelled":

@@ -5,9 +5,9 @@ from typing import Any
 
 from sqlalchemy import Connection
 
+import prefect_campaign.watch.metrics as reading
 from prefect_campaign.ledger.observations import add_metrics
 from prefect_campaign.model.records import AttemptSpec, MetricRow
-import prefect_campaign.watch.metrics as reading
 
 TAIL_BYTES = 64 * 1024
 

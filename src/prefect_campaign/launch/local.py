@@ -76,6 +76,9 @@ class LocalLauncher:
 
     async def find(self, spec: AttemptSpec) -> Handle | None:
         """The job of this attempt by what it left in its run dir, or else by its command line."""
+        followed = self._followed.get(spec.token)
+        if followed is not None:
+            return followed.handle
         leader = _find_leader(spec)
         if leader is not None:
             return _handle(leader.pid, leader.start_ticks)
@@ -278,8 +281,8 @@ def _elsewhere(handle: Handle) -> bool:
 def _living_leader(spec: AttemptSpec, handle: Handle) -> Process | None:
     """`job.sh` by the identity in the handle, or else the one that won the claim."""
     if handle.detail.get("boot_id") == boot_id() and isinstance(handle.detail.get("pid"), int):
-        process = _leader_at(spec, handle.detail["pid"])
-        if process and process.start_ticks == handle.detail.get("start_ticks"):
+        process = read_process(handle.detail["pid"])
+        if process and process.alive and process.start_ticks == handle.detail.get("start_ticks"):
             return process
     pid = _claimed_pid(spec)
     return _leader_at(spec, pid) if pid else None

@@ -14,7 +14,7 @@ from prefect_campaign.launch.process import Process, read_process
 Scan = Callable[[Collection[int]], list[Process]]
 """Known living pids -> all living processes of the job now, those and their descendants included."""
 
-_KILL_ROUNDS = 10
+_KILL_ROUNDS = 5
 _KILL_SECONDS = 1.0
 """How long a killed process may take to go before the next round looks for new ones."""
 
@@ -33,20 +33,24 @@ async def stop_tree(scan: Scan, leader: int | None, grace_seconds: float) -> lis
     """
     with _Held() as held:
         processes = scan([])
+        known = {process.pid for process in processes}
         held.add(processes)
         held.send(signal.SIGTERM, [p.pid for p in processes if leader is None or p.parent != leader])
         if await held.wait(held.pids(), grace_seconds):
             return []
-        for _ in range(_KILL_ROUNDS):
-            held.add(scan(held.pids()))
-            others = [pid for pid in held.pids() if pid != leader]
-            if not others:
-                break
-            held.send(signal.SIGKILL, others)
-            await held.wait(others, _KILL_SECONDS)
-        if not await held.wait(held.pids(), _KILL_SECONDS):
-            held.send(signal.SIGKILL, held.pids())
-            await held.wait(held.pids(), _KILL_SECONDS)
+        for sparing in (True, False):
+            for _ in range(_KILL_ROUNDS):
+                processes = scan(held.pids())
+                held.add(processes)
+                # A child that job.sh starts now is the mv of its record.
+                recording = {p.pid for p in processes if p.parent == leader and p.pid not in known} | {leader}
+                doomed = [p.pid for p in processes if not (sparing and p.pid in recording)]
+                if not doomed:
+                    break
+                held.send(signal.SIGKILL, doomed)
+                await held.wait(doomed, _KILL_SECONDS)
+            if await held.wait(held.pids(), _KILL_SECONDS):
+                return []
         return held.pids()
 
 

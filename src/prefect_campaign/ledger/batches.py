@@ -7,7 +7,6 @@ from sqlalchemy import Connection, select, update
 
 from prefect_campaign.ledger import tables as t
 from prefect_campaign.ledger.reading import Reader
-from prefect_campaign.ledger.store import Ledger
 from prefect_campaign.model.records import AttemptSpec
 
 
@@ -55,10 +54,9 @@ def hours_used(reader: Reader, campaign_id: int) -> float:
     return float(rows[0]["busy"] or 0.0) / 3600
 
 
-def leased_devices(ledger: Ledger, host: str) -> set[str]:
+def leased_devices(connection: Connection, host: str) -> set[str]:
     """Devices of a machine that anybody holds."""
-    with ledger.read() as connection:
-        return set(connection.execute(select(t.leases.c.device).where(t.leases.c.host == host)).scalars())
+    return set(connection.execute(select(t.leases.c.device).where(t.leases.c.host == host)).scalars())
 
 
 def record_params(connection: Connection, campaign_id: int, specs: Iterable[AttemptSpec]) -> None:

@@ -3,9 +3,10 @@
 import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import cache
 from typing import Any
 
-from sqlalchemy import Connection, bindparam, delete, insert, or_, select, update
+from sqlalchemy import Connection, Delete, Update, bindparam, delete, insert, or_, select, update
 
 from prefect_campaign.ledger import tables as t
 from prefect_campaign.ledger.events import add_events, event
@@ -68,26 +69,11 @@ def move(connection: Connection, campaign_id: int, moves: Sequence[Move], *, now
     for one in moves:
         if not allowed(one.old, one.new):
             raise ValueError(f"{one.exp_id}: no transition {one.old} -> {one.new}")
-    table = t.experiments
     # One statement for all moves that change the same columns; the compare and swap is in its WHERE.
     by_columns: dict[tuple[str, ...], list[Move]] = {}
     for one in moves:
         by_columns.setdefault(tuple(sorted(one.values)), []).append(one)
     for columns, alike in by_columns.items():
-        statement = (
-            update(table)
-            .where(
-                table.c.campaign_id == bindparam("_campaign"),
-                table.c.exp_id == bindparam("_exp"),
-                table.c.state == bindparam("_old"),
-            )
-            .values(
-                state=bindparam("_new"),
-                reason=bindparam("_why"),
-                updated_at=bindparam("_now"),
-                **{c: bindparam(f"v_{c}") for c in columns},
-            )
-        )
         rows = [
             {
                 "_campaign": campaign_id,
@@ -100,7 +86,7 @@ def move(connection: Connection, campaign_id: int, moves: Sequence[Move], *, now
             }
             for m in alike
         ]
-        changed = connection.execute(statement, rows).rowcount
+        changed = connection.execute(_move_statement(columns), rows).rowcount
         if changed != len(rows):
             raise Stale(f"{len(rows) - changed} of {len(rows)} experiments changed meanwhile; reading again")
     add_events(
@@ -188,22 +174,11 @@ def record_submitted(
     """Write down the job ids: the attempts run."""
     moves = [Move(s.exp_id, ExperimentState.LAUNCHING, ExperimentState.RUNNING, "launched") for s, _ in submitted]
     move(connection, campaign_id, moves, now=now, who="dispatcher")
-    statement = (
-        update(t.attempts)
-        .where(t.attempts.c.token == bindparam("_token"))
-        .values(
-            state=AttemptState.RUNNING,
-            job_id=bindparam("_job"),
-            handle=bindparam("_handle"),
-            host=bindparam("_host"),
-            started_at=bindparam("_now"),
-        )
-    )
     rows = [
         {"_token": s.token, "_job": h.job_id, "_handle": dataclasses.asdict(h), "_host": h.host, "_now": now}
         for s, h in submitted
     ]
-    connection.execute(statement, rows)
+    connection.execute(_submitted_statement(), rows)
 
 
 def record_outcomes(connection: Connection, campaign_id: int, outcomes: Sequence[Outcome], *, now: float) -> None:
@@ -211,20 +186,6 @@ def record_outcomes(connection: Connection, campaign_id: int, outcomes: Sequence
     if not outcomes:
         return
     move(connection, campaign_id, [o.move for o in outcomes], now=now, who="dispatcher")
-    statement = (
-        update(t.attempts)
-        .where(
-            t.attempts.c.token == bindparam("_token"),
-            or_(t.attempts.c.state == AttemptState.LAUNCHING, t.attempts.c.state == AttemptState.RUNNING),
-        )
-        .values(
-            **{
-                c: bindparam(f"v_{c}")
-                for c in ("state", "ended_at", "exit_code", "signature", "cause", "evidence", "fix")
-            },
-            started_at=bindparam("v_started_at"),
-        )
-    )
     rows = [
         {
             "_token": o.token,
@@ -239,7 +200,7 @@ def record_outcomes(connection: Connection, campaign_id: int, outcomes: Sequence
         }
         for o in outcomes
     ]
-    if connection.execute(statement, rows).rowcount != len(rows):
+    if connection.execute(_outcome_statement(), rows).rowcount != len(rows):
         raise Stale("an attempt was closed meanwhile; reading again")
     connection.execute(
         delete(t.leases).where(t.leases.c.token == bindparam("_token")),
@@ -271,3 +232,56 @@ def _attempt_values(campaign_id: int, intent: Intent, now: float) -> dict[str, A
         "git_commit": intent.git_commit,
         "intent_at": now,
     }
+
+
+# Built once: making a statement costs SQLAlchemy more than running it.
+
+
+@cache
+def _move_statement(columns: tuple[str, ...]) -> Update:
+    table = t.experiments
+    return (
+        update(table)
+        .where(
+            table.c.campaign_id == bindparam("_campaign"),
+            table.c.exp_id == bindparam("_exp"),
+            table.c.state == bindparam("_old"),
+        )
+        .values(
+            state=bindparam("_new"),
+            reason=bindparam("_why"),
+            updated_at=bindparam("_now"),
+            **{c: bindparam(f"v_{c}") for c in columns},
+        )
+    )
+
+
+@cache
+def _submitted_statement() -> Update:
+    return (
+        update(t.attempts)
+        .where(t.attempts.c.token == bindparam("_token"))
+        .values(
+            state=AttemptState.RUNNING,
+            job_id=bindparam("_job"),
+            handle=bindparam("_handle"),
+            host=bindparam("_host"),
+            started_at=bindparam("_now"),
+        )
+    )
+
+
+@cache
+def _outcome_statement() -> Update:
+    columns = ("state", "started_at", "ended_at", "exit_code", "signature", "cause", "evidence", "fix")
+    still_open = or_(t.attempts.c.state == AttemptState.LAUNCHING, t.attempts.c.state == AttemptState.RUNNING)
+    return (
+        update(t.attempts)
+        .where(t.attempts.c.token == bindparam("_token"), still_open)
+        .values(**{c: bindparam(f"v_{c}") for c in columns})
+    )
+
+
+@cache
+def _release_statement() -> Delete:
+    return delete(t.leases).where(t.leases.c.token == bindparam("_token"))

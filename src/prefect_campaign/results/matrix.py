@@ -5,12 +5,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from prefect_campaign.decide.compare import Mode, finite, is_baseline
 from prefect_campaign.model.records import ExperimentView
 from prefect_campaign.model.spec import Campaign
 from prefect_campaign.model.states import ExperimentState
 from prefect_campaign.results.select import (
-    BASELINE,
-    Mode,
     configurations,
     current_stage,
     of_stage,
@@ -74,7 +73,7 @@ class Matrix:
                     texts.append(DASH)
                     continue
                 value = f"**{cell.text}**" if cell.best else cell.text
-                more = f", best of {cell.configurations}" if cell.configurations > 1 else ""
+                more = f", best of {cell.configurations} configurations" if cell.configurations > 1 else ""
                 texts.append(f"{value} ({cell.progress}{more})")
             lines.append(_line([markdown(row), *texts]))
         return "\n".join(lines)
@@ -121,18 +120,24 @@ def leaderboard(views: Sequence[ExperimentView], campaign: Campaign, stage: str 
     Returns:
         Rows with rank (None without a result), label, method, dataset, group, params (those in which
         configurations of the cell differ), mean, std, n (seeds that count), planned (seeds in all), delta
-        (mean minus the mean of the dataset's best baseline, None if there is none) and baseline (that label).
+        (mean minus the dataset's best baseline, or minus the reported value where none is run; None without
+        either) and baseline (what that is).
     """
     mode = campaign.objective.mode
     found = [(c, mean_std(c.values.values())) for c in configurations(views, campaign, stage or result_stage(views))]
     found.sort(key=lambda pair: (rank_key(pair[1].mean, mode), pair[0].label, pair[0].dataset or ""))
     baselines: dict[str | None, tuple[str, float]] = {}
     for configuration, result in found:
-        if configuration.group == BASELINE and result.mean is not None:
+        if is_baseline(configuration.group) and result.mean is not None:
             baselines.setdefault(configuration.dataset, (configuration.label, result.mean))
+    run = {c.dataset for c, _ in found if is_baseline(c.group)}
+    objective = campaign.objective
+    reported = ("reported value", objective.baseline) if finite(objective.baseline) else (None, None)
     rows = []
     for rank, (configuration, result) in enumerate(found, start=1):
-        label, value = baselines.get(configuration.dataset, (None, None))
+        label, value = baselines.get(configuration.dataset, reported)
+        if configuration.dataset in run and configuration.dataset not in baselines:
+            label, value = None, None  # a broken baseline is not replaced by a number measured elsewhere
         delta = None if result.mean is None or value is None else result.mean - value
         rows.append(
             {

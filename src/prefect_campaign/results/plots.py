@@ -5,12 +5,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from prefect_campaign.decide.compare import is_baseline
 from prefect_campaign.model.records import ExperimentView, MetricRow
 from prefect_campaign.model.spec import Campaign
 from prefect_campaign.model.states import ExperimentState
 from prefect_campaign.results.files import replacing, write_text
 from prefect_campaign.results.select import (
-    BASELINE,
     Configuration,
     configurations,
     rank_key,
@@ -78,7 +78,7 @@ def _objective_chart(views: Sequence[ExperimentView], campaign: Campaign) -> Any
         values += [{**base, "seed": s, "value": v} for s, v in c.values.items()]
         mean, std = result.mean or 0.0, result.std or 0.0
         values.append({**base, "mean": mean, "low": mean - std, "high": mean + std})
-    groups = sorted({v["group"] for v in values}, key=lambda g: (g == BASELINE, g))
+    groups = sorted({v["group"] for v in values}, key=lambda g: (is_baseline(g), g))
     x: dict[str, Any] = {
         "type": "quantitative",
         "scale": alt.Scale(zero=False, nice=False, padding=14),
@@ -214,13 +214,21 @@ def _names(found: Sequence[Configuration]) -> dict[int, str]:
     taken: set[str] = set()
     for configuration in found:
         if configuration.label not in names:
-            name, number = one_line(configuration.label, LABEL_LENGTH) or "(no name)", 2
+            short, number = _short(configuration.label), 2
+            name = short
             while name in taken:
-                name = f"{one_line(configuration.label, LABEL_LENGTH - 4)} #{number}"
+                name = f"{short} #{number}"
                 number += 1
             names[configuration.label] = name
             taken.add(name)
     return {id(c): names[c.label] for c in found}
+
+
+def _short(label: str) -> str:
+    """Both ends of a long label: its end tells configurations of one method apart."""
+    if len(label) <= LABEL_LENGTH:
+        return label or "(no name)"
+    return f"{label[: LABEL_LENGTH // 2]}…{label[1 - LABEL_LENGTH // 2 :]}"
 
 
 def _left_out(methods: int, shown: int, found: Sequence[Configuration]) -> list[str]:

@@ -1,22 +1,16 @@
 """Which measured values count as results, and how experiments form configurations and stages."""
 
 import json
-import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Literal
 
+from prefect_campaign.decide.compare import Mode, finite, result_of
 from prefect_campaign.model.plan import FULL
 from prefect_campaign.model.records import ExperimentView
 from prefect_campaign.model.spec import Campaign
 from prefect_campaign.model.states import ExperimentState
 from prefect_campaign.model.sweep import Scalar
 from prefect_campaign.results.text import one_line
-
-BASELINE = "baseline"
-"""The group whose methods the others are compared with."""
-
-Mode = Literal["max", "min"]
 
 _UNTOUCHED = {ExperimentState.PLANNED, ExperimentState.CANCELLED, ExperimentState.SUPERSEDED}
 
@@ -43,34 +37,20 @@ class Configuration:
     @property
     def values(self) -> dict[int, float]:
         """Seed -> objective value of the results that count."""
-        return {v.seed: v.objective_value for v in self.views if is_result(v) and v.objective_value is not None}
-
-
-def is_result(view: ExperimentView) -> bool:
-    """Whether the objective value may take part in means, rankings and tests.
-
-    It must be done, comparable (no fix changed what is measured) and finite.
-    """
-    value = view.objective_value
-    done = view.state == ExperimentState.DONE and view.comparable
-    return done and value is not None and math.isfinite(value)
-
-
-def is_better(value: float, other: float, mode: Mode) -> bool:
-    """Whether `value` beats `other` in the objective's direction."""
-    return value > other if mode == "max" else value < other
+        found = ((v.seed, result_of(v)) for v in self.views)
+        return {seed: value for seed, value in found if value is not None}
 
 
 def rank_key(value: float | None, mode: Mode) -> tuple[bool, float]:
     """Sort key, best first; a missing or non-finite value always comes last."""
-    if value is None or not math.isfinite(value):
+    if value is None or not finite(value):
         return True, 0.0
     return False, -value if mode == "max" else value
 
 
 def best_result(views: Iterable[ExperimentView], mode: Mode) -> ExperimentView | None:
     """The single experiment with the best objective value that counts, if any does."""
-    found = [v for v in views if is_result(v)]
+    found = [v for v in views if result_of(v) is not None]
     return min(found, key=lambda v: (rank_key(v.objective_value, mode), v.exp_id), default=None)
 
 
@@ -94,7 +74,7 @@ def current_stage(views: Sequence[ExperimentView]) -> str | None:
 
 def result_stage(views: Sequence[ExperimentView]) -> str | None:
     """The most advanced stage that has a result; else `current_stage`."""
-    with_results = {v.stage for v in views if is_result(v)}
+    with_results = {v.stage for v in views if result_of(v) is not None}
     return next((s for s in stages(views) if s in with_results), current_stage(views))
 
 

@@ -6,20 +6,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from prefect_campaign.decide.compare import better, is_baseline, seed_stats
 from prefect_campaign.model.records import ExperimentView
 from prefect_campaign.model.spec import Campaign
 from prefect_campaign.results.files import replacing
-from prefect_campaign.results.select import (
-    BASELINE,
-    Configuration,
-    configurations,
-    is_better,
-    rank_key,
-    result_stage,
-)
+from prefect_campaign.results.select import Configuration, configurations, rank_key, result_stage
 
 if TYPE_CHECKING:
     import polars as pl
+
+FILE_NAME = "significance_tests.csv"
 
 MIN_SEEDS = 3
 """Fewer equal seeds are no basis for a paired test."""
@@ -36,24 +32,18 @@ class MeanStd:
     mean: float | None
     """None without values."""
     std: float | None
-    """None for fewer than two values: one value has no spread."""
+    """None for fewer than two values: one value has no spread. Infinite where it overflows."""
     n: int
 
 
 def mean_std(values: Iterable[float | None]) -> MeanStd:
     """Mean and sample standard deviation of the finite values; the others are left out."""
-    finite = [v for v in values if v is not None and math.isfinite(v)]
-    if not finite:
-        return MeanStd(None, None, 0)
-    mean = math.fsum(v / len(finite) for v in finite)
-    if len(finite) == 1:
-        return MeanStd(mean, None, 1)
-    # hypot does not overflow where squares would
-    return MeanStd(mean, math.hypot(*(v - mean for v in finite)) / math.sqrt(len(finite) - 1), len(finite))
+    stats = seed_stats(values)
+    return MeanStd(stats.mean, stats.std if stats.std_known else None, stats.n)
 
 
 def significance(views: Sequence[ExperimentView], campaign: Campaign, stage: str | None = None) -> "pl.DataFrame":
-    """Test every configuration outside group ``baseline`` against the best baseline of its dataset.
+    """Test every configuration that is no baseline against the best baseline of its dataset.
 
     Per pair: paired t-test (two-sided) over the seeds that both have, at least `MIN_SEEDS`; percentile
     bootstrap 95 % interval of the mean difference (`RESAMPLES` draws, fixed seed); effect size d_z = mean
@@ -81,34 +71,37 @@ def significance(views: Sequence[ExperimentView], campaign: Campaign, stage: str
         by_dataset.setdefault(configuration.dataset, []).append(configuration)
     rows: list[dict[str, Any]] = []
     for dataset, members in by_dataset.items():
-        baselines = [c for c in members if c.group == BASELINE and c.values]
+        baselines = [c for c in members if is_baseline(c.group) and c.values]
         if not baselines:
             continue
         best = min(baselines, key=lambda c: (rank_key(mean_std(c.values.values()).mean, mode), c.label))
         for candidate in members:
-            if candidate.group == BASELINE:
+            if is_baseline(candidate.group):
                 continue
             tested = _paired(candidate.values, best.values)
             if tested is not None:
                 names = {"dataset": dataset, "method": candidate.label, "baseline": best.label}
-                better = is_better(tested["mean_difference"], 0.0, mode)
-                rows.append({**names, "metric": campaign.objective.metric, **tested, "better": better})
+                right = better(tested["mean_difference"], 0.0, mode)
+                rows.append({**names, "metric": campaign.objective.metric, **tested, "better": right})
     for row, p in zip(rows, holm([row["p"] for row in rows]), strict=True):
         row["p_holm"] = p
-    schema = {
-        **dict.fromkeys(("dataset", "method", "baseline", "metric"), pl.String),
-        "n": pl.Int64,
-        **dict.fromkeys(("mean_difference", "ci_low", "ci_high", "t", "p", "p_holm", "effect_size"), pl.Float64),
-        "better": pl.Boolean,
-    }
+    schema = _schema()
     return pl.DataFrame([[row[c] for c in schema] for row in rows], schema=schema, orient="row")
 
 
-def write_significance(views: Sequence[ExperimentView], campaign: Campaign, path: Path) -> Path:
-    """Write `significance` as CSV to `path` (``significance_tests.csv``), header only if nothing was tested."""
+def write_significance(views: Sequence[ExperimentView], campaign: Campaign, folder: Path) -> Path:
+    """Write `significance` as ``significance_tests.csv`` into `folder`; header only if nothing was tested."""
+    path = folder / FILE_NAME
     with replacing(path) as temporary:
         significance(views, campaign).write_csv(temporary)
     return path
+
+
+def read_significance(path: Path) -> "pl.DataFrame":
+    """The table that `write_significance` wrote."""
+    import polars as pl
+
+    return pl.read_csv(path, schema=_schema())
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
@@ -122,6 +115,14 @@ def holm(p_values: Sequence[float]) -> list[float]:
         highest = max(highest, min(1.0, (len(p_values) - rank) * p_values[index]))
         corrected[index] = highest
     return corrected
+
+
+def _schema() -> dict[str, Any]:
+    import polars as pl
+
+    text = dict.fromkeys(("dataset", "method", "baseline", "metric"), pl.String)
+    names = ("mean_difference", "ci_low", "ci_high", "t", "p", "p_holm", "effect_size")
+    return {**text, "n": pl.Int64, **dict.fromkeys(names, pl.Float64), "better": pl.Boolean}
 
 
 def _paired(method: dict[int, float], baseline: dict[int, float]) -> dict[str, Any] | None:

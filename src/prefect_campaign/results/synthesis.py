@@ -5,7 +5,7 @@ import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from prefect_campaign.decide.compare import number, seed_stats
+from prefect_campaign.decide.compare import count, number, seed_stats
 from prefect_campaign.decide.estimate import CostEstimate
 from prefect_campaign.decide.options import gate_options
 from prefect_campaign.decide.pilot import PilotDecision
@@ -257,7 +257,7 @@ def _cost(campaign: Campaign, cost: CostEstimate) -> str:
     unit = "GPU h" if campaign.resources.gpus else "slot h"
     per = f" ({number(cost.mean_hours)} {unit} per experiment on average)" if cost.mean_hours else ""
     asked = f"{number(cost.total_hours)} {unit}{per}" if cost.total_hours is not None else "unknown"
-    size = f"{cost.experiments} experiments on {cost.datasets} datasets"
+    size = f"{count(cost.experiments, 'experiment')} on {count(cost.datasets, 'dataset')}"
     lines = [f"- Used so far: {number(cost.used_hours)} {unit}.", f"- Asked: {asked} for {size}."]
     if cost.wall_clock_hours is not None:
         lines.append(f"- By the clock: about {number(cost.wall_clock_hours)} h with {cost.slots} at a time.")

@@ -34,7 +34,7 @@ def test_formula_with_epochs_from_the_arguments():
     assert cost.used_hours == pytest.approx((3 * 3 + 3 * 6) / 60)
     assert (cost.experiments, cost.datasets) == (6, 1)
     assert cost.mean_hours == pytest.approx(4.5)
-    assert "epochs 2 -> 100" in cost.basis
+    assert "epochs 2 to 100" in cost.basis
 
 
 def test_scale_comes_before_the_arguments():

@@ -140,6 +140,7 @@ async def test_a_pid_that_belongs_to_another_process_is_never_signalled(launcher
     handle = await launcher.submit(spec)
     await asyncio.wait_for(launcher.ended(spec, handle), PATIENCE)
     (Path(spec.run_dir) / "status.json").unlink()
+    await asyncio.sleep(0.03)  # more than a clock tick: the kernel gives no pid out again that soon either
     stranger = subprocess.Popen(["sleep", "60"], start_new_session=True)
     try:
         detail = {**handle.detail, "pid": stranger.pid}
