@@ -28,7 +28,7 @@ async def review(campaign: str) -> ReviewRecord:
         commit,
         dirty,
     )
-    return review_design(load_skills([setting.home.path / "skills"]), facts)
+    return review_design(load_skills(setting.home.skill_folders), facts)
 
 
 async def cost_of(setting: Setting) -> CostEstimate:

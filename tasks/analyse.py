@@ -66,7 +66,7 @@ def judge_run(setting: Setting, exp_id: str, *, charts: bool) -> tuple[Decision 
     view = next(v for v in setting.views() if v.exp_id == exp_id)
     if view.run_dir is None:
         return None, []
-    skills = load_skills([setting.home.path / "skills"])
+    skills = load_skills(setting.home.skill_folders)
     skill = skills.skills.get(MONITOR_SKILL)
     with Reader(setting.ledger.url) as reader:
         rows = curves(reader, setting.row.id).get(exp_id, [])

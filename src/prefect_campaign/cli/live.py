@@ -8,25 +8,20 @@ import time
 from collections import Counter
 from typing import Any
 
-from rich.console import Console, Group
+from rich.console import Console
 from rich.live import Live
 from rich.markdown import Markdown
-from rich.progress_bar import ProgressBar
 from rich.prompt import Prompt
-from rich.table import Table
-from rich.text import Text
 
+from prefect_campaign.cli.picture import render
 from prefect_campaign.cli.server import ui_url
 from prefect_campaign.ledger import queries
 from prefect_campaign.ledger.gates import ANSWERS
 from prefect_campaign.ledger.location import Home
 from prefect_campaign.ledger.reading import Reader
 from prefect_campaign.model.errors import CampaignError, Refused
-from prefect_campaign.model.records import ExperimentView
 
 LOOK_SECONDS = 0.5
-FINAL = ("done", "failed", "cancelled", "superseded")
-COLOURS = {"done": "green", "failed": "red", "running": "cyan", "launching": "cyan", "on_hold": "yellow"}
 
 
 class Watcher:
@@ -182,33 +177,6 @@ class Watcher:
         if line != self._said:
             self._said = line
             self._console.print(line, highlight=False, soft_wrap=True)
-
-
-def render(row: dict[str, Any], views: list[ExperimentView]) -> Group:
-    """The picture of a campaign: a bar for each stage, and what ended last."""
-    bars = Table.grid(padding=(0, 2))
-    stages = list(dict.fromkeys(v.stage for v in views))
-    for stage in stages:
-        members = [v for v in views if v.stage == stage and v.state != "superseded"]
-        if not members:
-            continue
-        over = sum(v.state in FINAL for v in members)
-        counts = Counter(v.state for v in members)
-        told = Text("  ").join(Text(f"{n} {s}", style=COLOURS.get(s, "dim")) for s, n in sorted(counts.items()))
-        marker = ">" if stage == row["stage"] else " "
-        bars.add_row(
-            f"{marker} {stage}",
-            ProgressBar(total=len(members), completed=over, width=30),
-            f"{over}/{len(members)}",
-            told,
-        )
-    latest = Table.grid(padding=(0, 2))
-    ended = sorted((v for v in views if v.ended_at and v.state in FINAL), key=lambda v: v.ended_at or 0)[-5:]
-    for view in ended:
-        value = "" if view.objective_value is None else f"{view.objective_value:.4g}"
-        latest.add_row(Text(view.state, style=COLOURS.get(view.state, "dim")), view.exp_id, value, view.reason[:60])
-    title = Text(f"{row['name']}  round {row['round']}  iteration {row['iteration']}  [{row['status']}]", style="bold")
-    return Group(title, bars, Text(""), latest)
 
 
 def tell_outcome(outcome: dict[str, Any]) -> None:

@@ -38,8 +38,8 @@ def up(monitor_every: int) -> None:
 async def serve(monitor_every: int) -> None:
     """Register the deployments and run what is due, for ever."""
     from prefect.blocks.core import Block
-    from prefect.types.entrypoint import EntrypointType
     from prefect.runner import Runner
+    from prefect.types.entrypoint import EntrypointType
 
     from prefect_campaign.blocks import LocalMachine
     from prefect_campaign.flows.campaign import campaign

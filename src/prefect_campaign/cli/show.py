@@ -25,9 +25,8 @@ def show_status(name: str, *, as_json: bool) -> None:
         views = queries.experiment_views(reader, row["id"])
         asked = queries.gate(reader, row["id"])
     from rich.console import Console
-    from rich.table import Table
 
-    from prefect_campaign.cli.live import render
+    from prefect_campaign.cli.picture import experiment_table, render
 
     console = Console()
     console.print(render(row, views))
@@ -37,16 +36,7 @@ def show_status(name: str, *, as_json: bool) -> None:
         console.print(f"gate: waits for `campaign approve {name} CONTINUE|PIVOT|KILL --by WHO`", markup=False)
     elif asked:
         console.print(f"gate: {asked['answer']} by {asked['by']} ({asked['reason']})", markup=False)
-    table = Table(box=None, padding=(0, 2, 0, 0))
-    for column in ("experiment", "state", "attempt", "value", "note"):
-        table.add_column(column, justify="right" if column in ("attempt", "value") else "left")
-    for v in views:
-        if v.stage != row["stage"]:
-            continue
-        value = "" if v.objective_value is None else f"{v.objective_value:.4g}"
-        note = v.reason if v.state in ("failed", "on_hold", "queued") else v.monitoring.get("note", "")
-        table.add_row(v.exp_id, v.state, str(v.attempt), value, note if v.comparable else f"not comparable; {note}")
-    console.print(table)
+    console.print(experiment_table([v for v in views if v.stage == row["stage"]], console.width))
 
 
 def show_plan(spec: str) -> None:

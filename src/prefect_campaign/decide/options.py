@@ -116,7 +116,7 @@ def _doubts(
     if limit is not None and cost.total_hours is not None and cost.used_hours + cost.total_hours > limit:
         found.append(f"with the hours used it exceeds the budget of {number(limit)} h")
     if dirty:
-        found.append("the tree has local changes: the full phase is refused until they are committed")
+        found.append("the tree has local changes, so no commit would say what the results come from: commit them first")
     return found
 
 

@@ -26,6 +26,12 @@ class Home:
         """Where reports and tables of one round are written."""
         return self._of(campaign, round_) / "results"
 
+    @property
+    def skill_folders(self) -> list[Path]:
+        """Where the user's own skills are, if there are any; they win over the shipped ones by name."""
+        folder = self.path / "skills"
+        return [folder] if folder.is_dir() else []
+
     def _of(self, campaign: str, round_: int) -> Path:
         return self.path / "campaigns" / (campaign if round_ == 1 else f"{campaign}.r{round_}")
 

@@ -89,7 +89,7 @@ def add_artifacts(
             "path": p,
             "created_at": now,
         }
-        for k, title, p in found
+        for p, (k, title) in {p: (k, title) for k, title, p in found}.items()
         if p not in known
     ]
     if rows:

@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
 from prefect_campaign import __version__
-from prefect_campaign.decide.compare import finite
 from prefect_campaign.model.plan import FULL
 from prefect_campaign.model.records import ExperimentView
 from prefect_campaign.model.spec import Campaign
@@ -19,7 +18,18 @@ from prefect_campaign.results.files import write_text
 from prefect_campaign.results.matrix import design_matrix, leaderboard
 from prefect_campaign.results.select import best_result, current_stage, of_stage, result_stage, stages
 from prefect_campaign.results.statistics import read_significance
-from prefect_campaign.results.text import DASH, clean, duration, markdown, number, one_line, p_value, spread, when
+from prefect_campaign.results.text import (
+    DASH,
+    clean,
+    difference,
+    duration,
+    markdown,
+    number,
+    one_line,
+    p_value,
+    spread,
+    when,
+)
 
 if TYPE_CHECKING:
     import polars as pl
@@ -60,25 +70,32 @@ def write_report(
     Returns:
         The path of ``report.html``; ``report.md`` lies beside it.
     """
-    from jinja2 import Environment, PackageLoader, StrictUndefined
-
     context = _context(views, campaign, folder, significance, gate or {}, summary or {})
     context["images"] = [
         {"name": p.stem, "link": _link(p, folder)} for p in plots if p.suffix == ".png" and p.is_file()
     ]
     context["synthesis_link"] = _link(synthesis_path, folder) if synthesis_path else None
-    loader = PackageLoader("prefect_campaign.results", "templates")
-    for name, escape in (("report.md", False), ("report.html", True)):
-        environment = Environment(  # noqa: S701 - the Markdown template escapes by its own filter
-            loader=loader, autoescape=escape, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
-        )
-        environment.filters |= {"number": number, "md": markdown, "p": p_value, "when": _moment, "duration": duration}
-        if escape:
-            context["drawings"] = [_inline_svg(p) for p in plots if p.suffix == ".svg" and p.is_file()]
-            context["synthesis"] = _rendered(synthesis_path)
-        text = environment.get_template(f"{name}.j2").render(context)
-        write_text(folder / name, clean(re.sub(r"\n{3,}", "\n\n", text)))
+    write_text(folder / "report.md", _render("report.md.j2", context, escape=False))
+    context["drawings"] = [_inline_svg(p) for p in plots if p.suffix == ".svg" and p.is_file()]
+    context["synthesis"] = _rendered(synthesis_path)
+    write_text(folder / "report.html", _render("report.html.j2", context, escape=True))
     return folder / "report.html"
+
+
+def _render(template: str, context: Mapping[str, Any], *, escape: bool) -> str:
+    """A filled template; Markdown is not escaped here but by its own filter ``md``."""
+    from jinja2 import Environment, PackageLoader, StrictUndefined
+
+    environment = Environment(
+        loader=PackageLoader("prefect_campaign.results", "templates"),
+        autoescape=escape,  # noqa: S701 - on for HTML
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters |= {"number": number, "md": markdown, "p": p_value, "when": _moment, "duration": duration}
+    text = environment.get_template(template).render(context)
+    return clean(re.sub(r"\n{3,}", "\n\n", text)).strip() + "\n"
 
 
 def _context(
@@ -110,7 +127,7 @@ def _context(
         "total": len(views),
         "hours": sum(v.busy_seconds for v in views) / 3600 if hours is None else float(hours),
         "facts": [(k.replace("_", " "), one_line(v)) for k, v in summary.items() if _is_fact(k, v)],
-        "as_of": when(max((v.updated_at for v in views), default=None)),
+        "as_of": _moment(max((v.updated_at for v in views), default=None)),
         "stage": stage,
         "is_full": any(v.phase == FULL for v in of_stage(views, stage)),
         "best": best_result(of_stage(views, stage), campaign.objective.mode),
@@ -134,7 +151,7 @@ def _context(
         "alpha": ALPHA,
         "spread": spread,
         "dash": DASH,
-        "finite": finite,
+        "difference": difference,
         "one_line": one_line,
     }
 
@@ -181,5 +198,5 @@ def _rendered(path: Path | None) -> Any:
 
     if path is None or not path.is_file():
         return None
-    renderer = MarkdownIt("commonmark", {"html": False}).enable("table").disable("image")
+    renderer = MarkdownIt("commonmark", {"html": False}).enable("table").disable(["image", "link", "autolink"])
     return Markup(renderer.render(path.read_text(encoding="utf-8", errors="replace")))  # noqa: S704 - html is off

@@ -8,7 +8,8 @@ from prefect_campaign.model.clock import iso
 DASH = "–"
 """Stands where there is no value."""
 
-_MARKDOWN = re.compile(r"([\\`*\[\]|])")
+# Only what would act as markup: "[lr=0.1]" and "64 -> 32" stay as they read.
+_MARKDOWN = re.compile(r"[\\`*|]|\](?=[(\[:])|<|^[>#+-]|&(?=#?\w+;)|^\d+(?=[.)])")
 
 
 def clean(text: object) -> str:
@@ -25,8 +26,7 @@ def one_line(text: object, limit: int | None = None) -> str:
 
 def markdown(text: object) -> str:
     """Foreign text as one line of Markdown that shows it literally, also inside a table cell."""
-    line = one_line(text).replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
-    return _MARKDOWN.sub(r"\\\1", line)
+    return _MARKDOWN.sub(_escaped, one_line(text))
 
 
 def when(seconds: float | None) -> str:
@@ -66,9 +66,24 @@ def spread(mean: float | None, std: float | None) -> str:
     return f"{mean:.{places}f} ± {std:.{places}f}"
 
 
+def difference(value: float | None, like: float | None) -> str:
+    """A difference with its sign, to the last digit of the number it belongs to."""
+    if value is None or like is None or not math.isfinite(value):
+        return number(value)
+    places = _places(like)
+    return f"{value:+.1e}" if places is None else f"{value:+.{places}f}"
+
+
 def p_value(p: float) -> str:
     """Three decimals, or ``< 0.001``."""
     return "< 0.001" if p < 0.001 else f"{p:.3f}"
+
+
+def _escaped(match: re.Match[str]) -> str:
+    found = match[0]
+    if found.isdigit():
+        return f"{found}\\"
+    return {"<": "&lt;", "&": "&amp;"}.get(found, f"\\{found}")
 
 
 def _places(value: float) -> int | None:

@@ -128,7 +128,7 @@ def _number(value: Any) -> float | None:
         try:
             return float(value)
         except OverflowError:
-            return math.copysign(math.inf, value)
+            return math.inf if value > 0 else -math.inf
     if isinstance(value, str) and _WORD_NUMBER.fullmatch(value.strip()):
         return float(value)
     return None

@@ -1,0 +1,64 @@
+"""The picture of a campaign in a terminal. Light on imports: `campaign status` draws it too."""
+
+from collections import Counter
+from typing import Any
+
+from rich.console import Group
+from rich.progress_bar import ProgressBar
+from rich.table import Table
+from rich.text import Text
+
+from prefect_campaign.model.records import ExperimentView
+
+FINAL = ("done", "failed", "cancelled", "superseded")
+COLOURS = {"done": "green", "failed": "red", "running": "cyan", "launching": "cyan", "on_hold": "yellow"}
+
+
+def render(row: dict[str, Any], views: list[ExperimentView]) -> Group:
+    """The picture of a campaign: a bar for each stage, and what ended last."""
+    bars = Table.grid(padding=(0, 2))
+    stages = list(dict.fromkeys(v.stage for v in views))
+    for stage in stages:
+        members = [v for v in views if v.stage == stage and v.state != "superseded"]
+        if not members:
+            continue
+        over = sum(v.state in FINAL for v in members)
+        counts = Counter(v.state for v in members)
+        told = Text("  ").join(Text(f"{n} {s}", style=COLOURS.get(s, "dim")) for s, n in sorted(counts.items()))
+        marker = ">" if stage == row["stage"] else " "
+        bars.add_row(
+            f"{marker} {stage}",
+            ProgressBar(total=len(members), completed=over, width=30),
+            f"{over}/{len(members)}",
+            told,
+        )
+    latest = Table.grid(padding=(0, 2))
+    ended = sorted((v for v in views if v.ended_at and v.state in FINAL), key=lambda v: v.ended_at or 0)[-5:]
+    for view in ended:
+        value = "" if view.objective_value is None else f"{view.objective_value:.4g}"
+        latest.add_row(Text(view.state, style=COLOURS.get(view.state, "dim")), view.exp_id, value, view.reason[:60])
+    title = Text(f"{row['name']}  round {row['round']}  iteration {row['iteration']}  [{row['status']}]", style="bold")
+    return Group(title, bars, Text(""), latest)
+
+
+def experiment_table(views: list[ExperimentView], width: int) -> Table:
+    """One line an experiment: state, attempts, value, and as much of the note as `width` has room for."""
+    table = Table(box=None, padding=(0, 2, 0, 0))
+    table.add_column("experiment", no_wrap=True)
+    table.add_column("state", no_wrap=True)
+    table.add_column("try", justify="right", no_wrap=True)
+    table.add_column("value", justify="right", no_wrap=True)
+    table.add_column("note")
+    room = max(16, width - max((len(v.exp_id) for v in views), default=0) - 32)
+    for v in views:
+        value = "" if v.objective_value is None else f"{v.objective_value:.4g}"
+        note = v.reason if v.state in ("failed", "on_hold", "queued") else v.monitoring.get("note", "")
+        told = note if v.comparable else f"not comparable ({', '.join(v.changes)}); {note}"
+        table.add_row(
+            v.exp_id,
+            Text(v.state, style=COLOURS.get(v.state, "dim")),
+            str(v.attempt),
+            value,
+            Text(told if len(told) <= room else told[: room - 1] + "…"),
+        )
+    return table
