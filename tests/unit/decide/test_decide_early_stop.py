@@ -62,6 +62,9 @@ def test_methods_are_judged_apart():
 def test_baselines_are_never_stopped():
     spec = campaign(methods=("ours", "tent", "source"), baselines=("tent", "source"))
     assert stop({"ours": 0.5, "tent": 0.7, "source": [0.1, PENDING, PENDING]}, spec) == {}
+    spec = campaign(methods=("ours", "tent", "source"), baselines=("tent", "source"), datasets=("a", "b"), seeds=2)
+    weak = {("source", "a"): 0.1, ("source", "b"): PENDING}
+    assert stop({"ours": 0.5, "tent": 0.7, **weak}, spec) == {}
 
 
 @pytest.mark.parametrize("tent", [failed(), math.nan, [0.7, 0.7, {"state": "running"}], [0.7, PENDING, PENDING]])

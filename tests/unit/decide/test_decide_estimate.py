@@ -128,6 +128,11 @@ def test_wall_clock_with_slots():
     assert estimate_full_hours(spec, plan, views, slots=1).wall_clock_hours == pytest.approx(9)
     assert estimate_full_hours(spec, plan, views, slots=2).wall_clock_hours == pytest.approx(5)
     assert estimate_full_hours(spec, plan, views, slots=100).wall_clock_hours == pytest.approx(2)
+    three = campaign(methods=("quick", "tent", "slow"), seeds=1, pilot=[Stage("minimal")])
+    plan, views = timed(three, {"quick": 50, "tent": 100, "slow": 150})  # 1, 2 and 3 h; the longest goes first
+    assert estimate_full_hours(three, plan, views, slots=2).wall_clock_hours == pytest.approx(3)
+    spec = campaign(pilot=[Stage("minimal")])
+    plan, views = timed(spec, {"ours": 100, "tent": 50})
     limited = campaign(pilot=[Stage("minimal")], policy=Policy(max_parallel=3))
     assert estimate_full_hours(limited, plan, views).wall_clock_hours == pytest.approx(3)
 

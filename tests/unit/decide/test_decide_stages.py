@@ -44,7 +44,7 @@ def test_the_verdict_cites_numbers_and_ids():
     [
         ([0.81, 0.81, 0.81], {}, ""),
         ([0.809, 0.809, 0.809], {}, pass_rule.BELOW_MIN_DELTA),
-        ([0.90, 0.80, 1.00], {}, pass_rule.WITHIN_NOISE),  # delta 0.1, std 0.1
+        ([0.84, 0.90, 0.96], {}, pass_rule.WITHIN_NOISE),  # delta 0.1, std 0.06
         ([0.84, 0.84, 0.84], {"noise_floor": 0.05}, pass_rule.WITHIN_NOISE),
         ([0.85, 0.85, 0.85], {"noise_floor": 0.05}, ""),
         ([0.80, 0.80, 0.80], {"min_delta": 0}, pass_rule.WITHIN_NOISE),  # equal is not better
@@ -163,6 +163,12 @@ def test_the_best_of_several_configurations_decides():
     assert check.passed
     assert check.configuration == "ours"
     assert "best of 3 configurations" in check.reason
+
+
+@pytest.mark.parametrize(("mode", "best"), [("max", "b"), ("min", "a")])
+def test_without_a_baseline_the_best_value_decides(mode, best):
+    spec = campaign(methods=("a", "b"), baselines=(), objective={"mode": mode})
+    assert only_check(judge(spec, {"a": 0.5, "b": 0.9})).configuration == best
 
 
 def test_a_lucky_partial_configuration_does_not_hide_a_passing_one():
