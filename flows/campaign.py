@@ -23,7 +23,7 @@ from prefect_campaign.results.synthesis import gate_markdown, synthesis_markdown
 from prefect_campaign.tasks.gate import ask_until_answered
 from prefect_campaign.tasks.publish import publish_results, publish_text
 from prefect_campaign.tasks.setting import Setting, register
-from prefect_campaign.tasks.steps import end, enter_full, pivot_with
+from prefect_campaign.tasks.steps import end, enter_full, pivot_with, refuse_if_driven
 
 Spec = Annotated[str | Campaign, Field(description="Path of a spec (YAML) on the worker, or the spec itself.")]
 
@@ -51,6 +51,7 @@ async def campaign(spec: Spec, phase: Literal["pilot", "full"] = "pilot", new_ro
     setting = register(spec, new_round=new_round)
     if CampaignStatus(setting.row.status).ended:
         return _outcome(setting)
+    refuse_if_driven(setting)
     setting.change(status=CampaignStatus.OPEN)
     verdicts = [] if phase == FULL else await _pilot(setting)
     missing = next((v.metric_missing for v in verdicts if v.metric_missing), None)

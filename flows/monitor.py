@@ -14,6 +14,7 @@ from prefect_campaign.model.errors import CampaignError, Transient
 from prefect_campaign.model.states import CampaignStatus
 from prefect_campaign.tasks.experiment import AttemptFailed, current_dispatcher, experiment
 from prefect_campaign.tasks.finish import Finisher
+from prefect_campaign.tasks.gate import retire_dead_waiter
 from prefect_campaign.tasks.setting import Setting, launcher_of, open_setting
 
 
@@ -77,6 +78,7 @@ async def _tick(setting: Setting) -> str:
     """Reconcile one campaign once: adopt what runs, record what ended, start what can start."""
     stage = setting.row.stage
     if setting.row.status != CampaignStatus.OPEN:
+        await retire_dead_waiter(setting)
         return f"no material change ({setting.row.status})"
     before = _line(setting, stage)
     launcher = await launcher_of(setting.campaign)

@@ -13,7 +13,7 @@ from prefect.settings import PREFECT_API_URL
 from prefect.states import Crashed
 from pydantic import Field
 
-from prefect_campaign.engine.process import own_identity
+from prefect_campaign.engine.process import identity_alive, own_identity
 from prefect_campaign.ledger import gates
 from prefect_campaign.ledger.gates import ANSWERS, HOLD, Question
 from prefect_campaign.model.crash import crash_point
@@ -115,10 +115,22 @@ async def _bind(setting: Setting, asked: Question) -> None:
         before = gates.waiting(connection, asked.id)
         gates.bind_waiting(connection, asked.id, gates.Waiting(run_id, PREFECT_API_URL.value(), waiter))
     if before.flow_run_id and before.flow_run_id != run_id:
-        await retire(before.flow_run_id, "a later run took the gate over")
+        await _retire(before.flow_run_id, "a later run took the gate over")
 
 
-async def retire(run_id: str, why: str) -> None:
+async def retire_dead_waiter(setting: Setting) -> None:
+    """Close the paused flow run of an open question whose process is gone, before somebody resumes it in vain."""
+    with setting.ledger.read() as connection:
+        asked = gates.question(connection, setting.row.id, setting.plan.plan_hash)
+        who = gates.waiting(connection, asked.id) if asked and asked.answer is None else None
+    if who is None or who.flow_run_id is None or who.waiter in (None, gates.SUSPENDED):
+        return
+    if not identity_alive(who.waiter):
+        name = setting.row.name
+        await _retire(who.flow_run_id, f"answer by `campaign approve {name}`, then `campaign resume {name}`")
+
+
+async def _retire(run_id: str, why: str) -> None:
     """Close a paused flow run that nothing can wake any more."""
     try:
         async with get_client() as client:

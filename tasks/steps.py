@@ -2,14 +2,29 @@
 
 from typing import Any
 
+from prefect_campaign.engine.process import identity_alive, own_identity
 from prefect_campaign.ledger.experiments import Move, move
 from prefect_campaign.ledger.gates import Question, approved
-from prefect_campaign.model.errors import Refused
+from prefect_campaign.model.errors import Refused, Transient
 from prefect_campaign.model.load import load_campaign
 from prefect_campaign.model.plan import FULL
 from prefect_campaign.model.spec import Campaign
 from prefect_campaign.model.states import CampaignStatus, ExperimentState
 from prefect_campaign.tasks.setting import Setting
+
+
+def refuse_if_driven(setting: Setting) -> None:
+    """Leave a campaign alone that another process drives.
+
+    Raises:
+        Transient: its dispatcher is alive.
+    """
+    row = setting.row
+    held = row.owner is not None and (row.owner_expires or 0.0) > setting.ledger.clock()
+    if held and row.owner and row.owner != own_identity() and identity_alive(row.owner):
+        raise Transient(
+            f"campaign {row.name!r}: another process drives it ({row.owner}); watch it by `campaign status {row.name}`"
+        )
 
 
 def enter_full(setting: Setting, answer: Question) -> None:

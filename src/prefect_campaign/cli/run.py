@@ -1,7 +1,6 @@
 """`campaign run` and `resume`: the flow in this process, or triggered as a deployment; the terminal watches."""
 
 import asyncio
-import logging
 import os
 import sys
 import threading
@@ -126,8 +125,7 @@ def _choice(approve: str) -> str:
 
 def _quiet() -> None:
     """The terminal belongs to the live view; Prefect's log lines stay in its UI."""
-    os.environ.setdefault("PREFECT_LOGGING_LEVEL", "WARNING")
-    logging.getLogger("prefect").setLevel(logging.WARNING)
+    os.environ.setdefault("PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL", "CRITICAL")
 
 
 def _told(outcome: dict[str, Any]) -> int:

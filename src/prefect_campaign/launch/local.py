@@ -150,8 +150,8 @@ class LocalLauncher:
         run_dir = Path(spec.run_dir)
         path = run_dir / SCRIPT_NAME
         try:
-            run_dir.mkdir(parents=True, exist_ok=True)
-            Path(spec.checkpoint_dir).mkdir(exist_ok=True)
+            Path(spec.checkpoint_dir).mkdir(parents=True, exist_ok=True)
+            run_dir.mkdir(exist_ok=True)
             if (run_dir / CLAIM_NAME).exists():
                 raise Unknown(f"{spec.token}: {run_dir} is claimed by a job already; look for that one first")
             _write_script(path, script)
@@ -270,7 +270,7 @@ def _observe(spec: AttemptSpec, handle: Handle) -> Observation:
 
 def _signal_of(exit_code: int) -> int | None:
     number = exit_code - 128
-    return number if number in signal.valid_signals() else None
+    return number if number > 0 and number in signal.valid_signals() else None
 
 
 def _elsewhere(handle: Handle) -> bool:

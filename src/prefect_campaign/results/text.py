@@ -9,7 +9,7 @@ DASH = "–"
 """Stands where there is no value."""
 
 # Only what would act as markup: "[lr=0.1]" and "64 -> 32" stay as they read.
-_MARKDOWN = re.compile(r"[\\`*|]|\](?=[(\[:])|<|^[>#+-]|&(?=#?\w+;)|^\d+(?=[.)])")
+_MARKDOWN = re.compile(r"[\\`*|~]|\](?=[(\[:])|<|(?<!\w)_|_(?!\w)|^[>#]|^[+-](?=[\s-]|$)|&(?=#?\w+;)|^\d+(?=[.)])")
 
 
 def clean(text: object) -> str:
