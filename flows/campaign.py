@@ -10,6 +10,7 @@ from pydantic import Field
 from prefect_campaign.decide.iterate import after_pivot
 from prefect_campaign.decide.pilot import PilotDecision, decide_pilot
 from prefect_campaign.decide.verdicts import StageVerdict
+from prefect_campaign.engine.setting import Setting, register
 from prefect_campaign.flows.review import cost_of, review
 from prefect_campaign.flows.stage import judge, over, stage
 from prefect_campaign.judge.review import to_markdown
@@ -22,7 +23,6 @@ from prefect_campaign.results.rollback import write_rollback
 from prefect_campaign.results.synthesis import gate_markdown, synthesis_markdown, write_synthesis
 from prefect_campaign.tasks.gate import ask_until_answered
 from prefect_campaign.tasks.publish import publish_results, publish_text
-from prefect_campaign.tasks.setting import Setting, register
 from prefect_campaign.tasks.steps import end, enter_full, pivot_with, refuse_if_driven
 
 Spec = Annotated[str | Campaign, Field(description="Path of a spec (YAML) on the worker, or the spec itself.")]
@@ -155,7 +155,7 @@ async def _finish(setting: Setting) -> dict[str, Any]:
 
 
 def _outcome(setting: Setting) -> dict[str, Any]:
-    from prefect_campaign.tasks.setting import open_setting
+    from prefect_campaign.engine.setting import open_setting
 
     row = open_setting(setting.row.name).row
     return {

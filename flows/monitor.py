@@ -7,6 +7,7 @@ from prefect import flow, get_run_logger
 from prefect.exceptions import CancelledRun
 
 from prefect_campaign.engine.dispatcher import Dispatcher, open_dispatcher
+from prefect_campaign.engine.setting import Setting, open_setting
 from prefect_campaign.ledger import queries
 from prefect_campaign.ledger.location import Home
 from prefect_campaign.ledger.reading import Reader
@@ -15,7 +16,7 @@ from prefect_campaign.model.states import CampaignStatus
 from prefect_campaign.tasks.experiment import AttemptFailed, current_dispatcher, experiment
 from prefect_campaign.tasks.finish import Finisher
 from prefect_campaign.tasks.gate import retire_dead_waiter
-from prefect_campaign.tasks.setting import Setting, launcher_of, open_setting
+from prefect_campaign.tasks.machines import launcher_of
 
 
 @flow(name="monitor", flow_run_name="{campaign}: {stage}", retries=3, retry_delay_seconds=5, persist_result=False)

@@ -3,11 +3,12 @@
 from prefect import flow
 
 from prefect_campaign.decide.estimate import CostEstimate, estimate_full_hours
+from prefect_campaign.engine.setting import Setting, open_setting
 from prefect_campaign.judge.plan_facts import plan_facts
 from prefect_campaign.judge.review import ReviewRecord, review_design
 from prefect_campaign.judge.skills import load_skills
 from prefect_campaign.model.plan import PILOT
-from prefect_campaign.tasks.setting import Setting, launcher_of, open_setting
+from prefect_campaign.tasks.machines import launcher_of
 
 
 @flow(name="review", flow_run_name="{campaign}: design review", persist_result=False)

@@ -4,12 +4,12 @@ from prefect import flow
 
 from prefect_campaign.decide.stages import judge_stage
 from prefect_campaign.decide.verdicts import StageVerdict
+from prefect_campaign.engine.setting import Setting, open_setting
 from prefect_campaign.flows.monitor import monitor
 from prefect_campaign.ledger.experiments import open_stage
 from prefect_campaign.model.crash import crash_point
 from prefect_campaign.model.plan import FULL, PILOT
 from prefect_campaign.tasks.publish import publish_progress, write_hypotheses
-from prefect_campaign.tasks.setting import Setting, open_setting
 
 
 @flow(name="stage", flow_run_name="{campaign}: {stage}", persist_result=False)

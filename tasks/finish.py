@@ -2,23 +2,19 @@
 
 import asyncio
 import logging
-from pathlib import Path
-from types import TracebackType
-from typing import Any
 
-from prefect_campaign.results.tracking import log_run
-
+from prefect_campaign.engine.analyst import needs_analysis, needs_tracking
 from prefect_campaign.engine.dispatcher import AttemptEnd
-from prefect_campaign.ledger.observations import note_experiment
-from prefect_campaign.model.records import AttemptSpec, ExperimentView, MetricRow
+from prefect_campaign.engine.setting import Setting
+from prefect_campaign.engine.worker import Worker
+from prefect_campaign.model.records import AttemptSpec
 from prefect_campaign.model.states import ExperimentState
-from prefect_campaign.tasks.analyse import analyse_ended, judge_run
-from prefect_campaign.tasks.setting import Setting
-from prefect_campaign.watch.metrics import read_metrics
+from prefect_campaign.tasks.analyse import analyse
 
 ANALYSIS_SECONDS = 30.0
 """A running experiment is judged at most this often."""
 
+OVER = (ExperimentState.DONE, ExperimentState.FAILED)
 log = logging.getLogger("prefect_campaign")
 
 
@@ -34,11 +30,12 @@ class Finisher:
         self.stage = stage
         self._queue: asyncio.Queue[tuple[str, bool] | None] = asyncio.Queue()
         self._judged_at: dict[str, float] = {}
-        self._worker: asyncio.Task[None] | None = None
+        self._work: asyncio.Task[None] | None = None
+        self._worker = Worker("prefect_campaign.engine.analyst", setting.campaign.name)
 
     def ended(self, end: AttemptEnd) -> None:
         """An attempt is over; finish its experiment if that is final."""
-        if end.state in (ExperimentState.DONE, ExperimentState.FAILED):
+        if end.state in OVER:
             self._queue.put_nowait((end.exp_id, True))
 
     def news(self, spec: AttemptSpec) -> None:
@@ -50,58 +47,32 @@ class Finisher:
 
     async def __aenter__(self) -> "Finisher":
         for view in self.setting.views(self.stage):
-            if view.state in ("done", "failed"):
+            if view.state in OVER and (needs_analysis(view) or needs_tracking(self.setting, view)):
                 self._queue.put_nowait((view.exp_id, True))
-        self._worker = asyncio.create_task(self._work())
+        self._work = asyncio.create_task(self._work_off())
         return self
 
-    async def __aexit__(self, kind: type[BaseException] | None, *_: BaseException | TracebackType | None) -> None:
-        assert self._worker is not None  # noqa: S101 - set on entry
-        if kind is not None:
-            self._worker.cancel()
+    async def __aexit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        if self._work is None:
             return
-        self._queue.put_nowait(None)
-        await self._worker
+        if kind is not None:
+            self._work.cancel()
+        else:
+            self._queue.put_nowait(None)
+            await self._work
+        await self._worker.close()
 
-    async def _work(self) -> None:
+    async def _work_off(self) -> None:
         while (item := await self._queue.get()) is not None:
             exp_id, over = item
             try:
-                if over:
-                    await self._finish(exp_id)
-                else:
-                    await asyncio.to_thread(judge_run, self.setting, exp_id, charts=False)
+                if not over:
+                    await self._worker.ask({"exp_id": exp_id, "over": False})
+                elif self._unfinished(exp_id):
+                    await analyse(exp_id, self.setting, self._worker)
             except Exception as error:  # a chart or a tracker must never end the watching
                 log.warning("%s: analysis or tracking failed: %s", exp_id, error)
 
-    async def _finish(self, exp_id: str) -> None:
-        view = next(v for v in self.setting.views(self.stage) if v.exp_id == exp_id)
-        if self._needs_analysis(view):
-            await analyse_ended(self.setting.campaign.name, exp_id, self.setting)
-        if self._needs_tracking(view):
-            await asyncio.to_thread(self._track, view)
-
-    @staticmethod
-    def _needs_analysis(view: ExperimentView) -> bool:
-        return bool(view.metrics) and view.monitoring.get("attempt") != view.attempt
-
-    def _needs_tracking(self, view: ExperimentView) -> bool:
-        wanted = self.setting.campaign.tracking.wandb != "off"
-        return wanted and view.run_dir is not None and view.tracking_url is None
-
-    def _track(self, view: ExperimentView) -> None:
-        rows: list[MetricRow] = []
-        cursor: dict[str, Any] = {}
-        while True:
-            fresh, cursor = read_metrics(Path(view.run_dir or ""), cursor)
-            if not fresh:
-                break
-            rows += fresh
-        folder = self.setting.home.runs(self.setting.row.name, self.setting.row.round).parent / "wandb"
-        tracked = log_run(view, self.setting.campaign, rows, folder)
-        place = tracked.url or (f"offline:{tracked.path}" if tracked.path else None)
-        if tracked.problem:
-            log.warning("%s: W&B: %s", view.exp_id, tracked.problem)
-        if place:
-            with self.setting.ledger.write() as connection:
-                note_experiment(connection, self.setting.row.id, view.exp_id, tracking_url=place)
+    def _unfinished(self, exp_id: str) -> bool:
+        view = self.setting.view(exp_id)
+        return needs_analysis(view) or needs_tracking(self.setting, view)

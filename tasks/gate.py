@@ -14,11 +14,11 @@ from prefect.states import Crashed
 from pydantic import Field
 
 from prefect_campaign.engine.process import identity_alive, own_identity
+from prefect_campaign.engine.setting import Setting
 from prefect_campaign.ledger import gates
 from prefect_campaign.ledger.gates import ANSWERS, HOLD, Question
 from prefect_campaign.model.crash import crash_point
 from prefect_campaign.model.errors import Refused
-from prefect_campaign.tasks.setting import Setting
 
 FOR_EVER = 10 * 365 * 24 * 3600
 """Seconds. Prefect wants a number, and fails the run when it is over."""

@@ -14,9 +14,9 @@ from prefect.artifacts import (
 from prefect.cache_policies import NO_CACHE
 
 from prefect_campaign.engine.export import export
+from prefect_campaign.engine.setting import Setting
 from prefect_campaign.ledger.observations import add_artifacts, note_experiment
 from prefect_campaign.results.matrix import design_matrix, leaderboard
-from prefect_campaign.tasks.setting import Setting
 
 
 def artifact_key(*parts: str) -> str:
@@ -87,7 +87,7 @@ async def publish_results(campaign: str, setting: Setting | None = None) -> str:
         The results folder.
     """
     if setting is None:
-        from prefect_campaign.tasks.setting import open_setting
+        from prefect_campaign.engine.setting import open_setting
 
         setting = open_setting(campaign)
     folder = Path(setting.results)

@@ -3,6 +3,7 @@
 from typing import Any
 
 from prefect_campaign.engine.process import identity_alive, own_identity
+from prefect_campaign.engine.setting import Setting
 from prefect_campaign.ledger.experiments import Move, move
 from prefect_campaign.ledger.gates import Question, approved
 from prefect_campaign.model.errors import Refused, Transient
@@ -10,7 +11,6 @@ from prefect_campaign.model.load import load_campaign
 from prefect_campaign.model.plan import FULL
 from prefect_campaign.model.spec import Campaign
 from prefect_campaign.model.states import CampaignStatus, ExperimentState
-from prefect_campaign.tasks.setting import Setting
 
 
 def refuse_if_driven(setting: Setting) -> None:

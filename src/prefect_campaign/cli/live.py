@@ -72,7 +72,7 @@ class Watcher:
         return self._outcome(state)
 
     def _outcome(self, state: Any) -> dict[str, Any]:
-        from prefect_campaign.tasks.setting import open_setting
+        from prefect_campaign.engine.setting import open_setting
 
         try:
             setting = open_setting(self.name)

@@ -111,7 +111,7 @@ def _in_this_process(spec: str | Campaign, new_round: bool, watcher: Watcher) ->
 
 def _check(campaign: Campaign) -> None:
     """All that can be wrong with a spec, before a server or a ledger is touched."""
-    from prefect_campaign.tasks.setting import check_spec
+    from prefect_campaign.engine.setting import check_spec
 
     check_spec(campaign)
 

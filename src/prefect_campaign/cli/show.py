@@ -44,9 +44,9 @@ def show_plan(spec: str) -> None:
     from rich.console import Console
     from rich.table import Table
 
+    from prefect_campaign.engine.setting import check_spec
     from prefect_campaign.model.load import load_campaign
     from prefect_campaign.model.template import fields_of
-    from prefect_campaign.tasks.setting import check_spec
 
     campaign = load_campaign(spec)
     plan = check_spec(campaign)
@@ -66,7 +66,7 @@ def show_plan(spec: str) -> None:
 def export_results(name: str, out: Path) -> None:
     """Write the results files of a campaign into `out`."""
     from prefect_campaign.engine.export import export
-    from prefect_campaign.tasks.setting import open_setting
+    from prefect_campaign.engine.setting import open_setting
 
     setting = open_setting(name)
     for path in export(setting.ledger, setting.campaign, out):

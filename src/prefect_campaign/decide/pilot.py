@@ -39,7 +39,7 @@ class PilotDecision:
 
 
 def decide_pilot(verdicts: Sequence[StageVerdict]) -> PilotDecision:
-    """Recommend what to do after the pilot. The first rule that matches decides:
+    """Recommend what to do after the pilot, by the first rule that matches.
 
     1. a core check failed in any stage -> ROLLBACK;
     2. all core checks passed, and at least half of the other mandatory ones -> PROCEED;
@@ -52,7 +52,7 @@ def decide_pilot(verdicts: Sequence[StageVerdict]) -> PilotDecision:
 
     Args:
         verdicts: of the stages that ran, in order.
-    """  # noqa: D415 - the summary leads into the list of rules
+    """
     checks = [c for v in verdicts for c in v.checks]
     passed = tuple(c for c in checks if c.passed)
     failed = tuple(c for c in checks if not c.passed)

@@ -32,7 +32,8 @@ def add_metrics(
             fresh.setdefault(name, []).append([row.step, value if math.isfinite(value) else None])
     for name, points in fresh.items():
         old = stored.get(name)
-        values = {"last": points[-1][1], "curve": _thinned([*(old["curve"] if old else []), *points])}
+        seen = (old["points"] if old else 0) + len(points)
+        values = {"last": points[-1][1], "points": seen, "curve": _thinned([*(old["curve"] if old else []), *points])}
         if old:
             connection.execute(update(table).where(table.c.id == old["id"]).values(**values))
         else:

@@ -43,10 +43,13 @@ def open_campaigns(reader: Reader) -> list[dict[str, Any]]:
     )
 
 
-def experiment_views(reader: Reader, campaign_id: int, stage: str | None = None) -> list[ExperimentView]:
+def experiment_views(
+    reader: Reader, campaign_id: int, stage: str | None = None, exp_id: str | None = None
+) -> list[ExperimentView]:
     """The experiments of a campaign in plan order, each with its latest attempt."""
-    where = "e.campaign_id = :campaign_id" + (" AND e.stage = :stage" if stage is not None else "")
-    params: dict[str, Any] = {"campaign_id": campaign_id} | ({"stage": stage} if stage is not None else {})
+    chosen = {k: v for k, v in (("stage", stage), ("exp_id", exp_id)) if v is not None}
+    where = " AND ".join(["e.campaign_id = :campaign_id", *(f"e.{column} = :{column}" for column in chosen)])
+    params: dict[str, Any] = {"campaign_id": campaign_id, **chosen}
     rows = reader.rows(
         f"""
         SELECT e.*, a.launcher, a.host, a.device, a.job_id, a.run_dir, a.started_at, a.ended_at, a.git_commit,
@@ -141,7 +144,7 @@ def _status_entry(view: ExperimentView) -> dict[str, Any]:
     return {**{k: getattr(view, k) for k in STATUS_KEYS}, "monitoring": {**empty, **known}}
 
 
-def _view(row: dict[str, Any], metrics: dict[str, float]) -> ExperimentView:
+def _view(row: dict[str, Any], metrics: list[dict[str, Any]]) -> ExperimentView:
     spec = row["spec"] or {}
     return ExperimentView(
         exp_id=row["exp_id"],
@@ -171,7 +174,8 @@ def _view(row: dict[str, Any], metrics: dict[str, float]) -> ExperimentView:
         changes=tuple(row["changes"]),
         signature=row["signature"],
         reason=row["reason"],
-        metrics=metrics,
+        metrics={m["name"]: float("nan") if m["last"] is None else m["last"] for m in metrics},
+        points=max((m["points"] for m in metrics), default=0),
         purpose=row["purpose"],
         hypothesis=row["hypothesis"],
         result_summary=row["result_summary"],

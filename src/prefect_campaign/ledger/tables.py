@@ -157,6 +157,7 @@ metrics = Table(
     Column("attempt", Integer, nullable=False),
     Column("name", Text, nullable=False),
     Column("last", Float),
+    Column("points", Integer, nullable=False),
     Column("curve", JSON, nullable=False),
     UniqueConstraint("campaign_id", "exp_id", "attempt", "name"),
 )

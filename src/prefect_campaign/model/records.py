@@ -140,6 +140,8 @@ class ExperimentView:
     """Why it is in its state, one line."""
     metrics: dict[str, float] = field(default_factory=dict)
     """Last value of every metric."""
+    points: int = 0
+    """Rows of the metric that was reported most often."""
     purpose: str = ""
     hypothesis: str = ""
     """Note written before launch: why, set-up, expected outcome."""

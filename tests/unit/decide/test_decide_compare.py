@@ -1,5 +1,6 @@
 import math
 import sys
+from dataclasses import replace
 
 import pytest
 from hypothesis import given
@@ -106,8 +107,6 @@ def test_mean_lies_between_the_extremes(found):
 
 def test_only_done_comparable_and_finite_results_count():
     _, _, views = run(campaign(seeds=1), {"ours": 0.9, "tent": 0.8})
-    from dataclasses import replace
-
     view = views[0]
     assert result_of(view) == 0.9
     assert result_of(replace(view, state="running")) is None

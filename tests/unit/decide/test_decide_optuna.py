@@ -37,7 +37,7 @@ def test_values_are_of_the_space():
 
 @pytest.mark.parametrize("sampler", ["TPESampler", "RandomSampler", "NSGAIISampler", "QMCSampler", "BruteForceSampler"])
 def test_the_same_question_has_the_same_answer_and_trials_differ(sampler):
-    space = {"x": Range(low=0, high=10**6, integer=True)}
+    space = {"x": Range(low=0, high=10**4, integer=True)}
     history = [({"x": 10}, 0.5), ({"x": 500}, 0.7), ({"x": 900}, None)]
     answers = [ask(space, sampler, 3, history, trial) for trial in (3, 4, 5)]
     assert answers == [ask(space, sampler, 3, history, trial) for trial in (3, 4, 5)]

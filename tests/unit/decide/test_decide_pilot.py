@@ -55,7 +55,7 @@ CORE = check("core", core=True)
         ([CORE, check("a", pass_rule.WITHIN_NOISE), check("b", pass_rule.WITHIN_NOISE)], ITERATE),
         ([CORE, check("a", pass_rule.WITHIN_NOISE), check("b", pass_rule.BELOW_MIN_DELTA)], ROLLBACK),
         # nobody knows whether two unknown causes are the same one
-        ([CORE, check("a", "unknown"), check("b", "unknown")], ITERATE),
+        ([CORE, check("a", "unknown"), check("b", "unknown")], ROLLBACK),
         ([CORE, check("a", pass_rule.SEVERAL)], ROLLBACK),
         # optional ones do not count for rule 2, but their failure is a failure
         ([CORE, check("a", "x", mandatory=False)], PROCEED),
@@ -64,8 +64,6 @@ CORE = check("core", core=True)
     ],
 )
 def test_first_match_decides(checks, expected):
-    if any(c.cause == "unknown" for c in checks):
-        expected = ROLLBACK
     assert decide(*checks).recommendation == expected
 
 
@@ -165,7 +163,6 @@ def test_adding_a_failing_experiment_never_turns_rollback_into_proceed(values, m
     extra = replace(model, exp_id="extra", seed=99)
     bigger = Plan((*plan.experiments, extra), plan.plan_hash, plan.stages)
     after = decide_pilot([judge_stage(spec, bigger, which, [*views, view(extra, bad)])])
-    assert "extra" in bigger.experiments[-1].exp_id
     assert RANK[after.recommendation] <= RANK[before.recommendation]
 
 

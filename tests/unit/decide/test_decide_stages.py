@@ -4,7 +4,7 @@ from dataclasses import replace
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from unit.decide.decide_data import campaign, changed, failed, run
+from unit.decide.decide_data import campaign, changed, failed, run, view
 
 from prefect_campaign.decide import pass_rule
 from prefect_campaign.decide.stages import judge_stage
@@ -333,8 +333,6 @@ def test_optuna_trials_are_configurations():
         objective=Objective(metric="final/accuracy", baseline=0.5),
     )
     plan = make_plan(spec)
-    from unit.decide.decide_data import view
-
     views = [
         view(p, 0.4 + 0.1 * p.params["trial"], params={**p.params, "lr": 0.01 * (1 + p.params["trial"])})
         for p in plan.of_stage("minimal")

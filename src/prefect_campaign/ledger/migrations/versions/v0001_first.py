@@ -213,6 +213,7 @@ def upgrade() -> None:
         sa.Column("attempt", sa.Integer(), nullable=False),
         sa.Column("name", sa.Text(), nullable=False),
         sa.Column("last", sa.Float(), nullable=True),
+        sa.Column("points", sa.Integer(), nullable=False),
         sa.Column("curve", sa.JSON(), nullable=False),
         sa.ForeignKeyConstraint(
             ["campaign_id"],

@@ -1,11 +1,9 @@
-"""What every flow and task of a campaign works with, opened from the campaign's name alone."""
+"""What everything that works on a campaign starts from, opened by the campaign's name alone."""
 
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import Any
 
 from prefect_campaign.engine.process import git_state
-from prefect_campaign.launch.local import LocalLauncher
-from prefect_campaign.launch.protocol import Launcher
 from prefect_campaign.ledger import campaigns, queries
 from prefect_campaign.ledger.campaigns import CampaignRow
 from prefect_campaign.ledger.location import Home
@@ -38,6 +36,11 @@ class Setting:
         """The experiments as they are now."""
         with Reader(self.ledger.url) as reader:
             return queries.experiment_views(reader, self.row.id, stage)
+
+    def view(self, exp_id: str) -> ExperimentView:
+        """One experiment as it is now."""
+        with Reader(self.ledger.url) as reader:
+            return queries.experiment_views(reader, self.row.id, exp_id=exp_id)[0]
 
     def change(self, *, who: str = "campaign", why: str = "", **values: Any) -> None:
         """Record a change of status, phase or stage."""
@@ -103,21 +106,3 @@ def check_spec(campaign: Campaign) -> Plan:
             "slots only; set it to 0 and limit policy.max_parallel instead"
         )
     return plan
-
-
-async def launcher_of(campaign: Campaign) -> Launcher:
-    """The launcher that the spec names: ``local``, or the block behind ``local/<name>``.
-
-    Raises:
-        Refused: there is no such block.
-    """
-    _, _, block = campaign.launcher.partition("/")
-    if not block:
-        return LocalLauncher(slots=None)
-    from prefect_campaign.blocks.machines import LocalMachine
-
-    try:
-        machine = cast(LocalMachine, await LocalMachine.aload(block))
-    except ValueError as error:
-        raise Refused(f"launcher: no Prefect block {block!r} of type Campaign Local Machine ({error})") from None
-    return machine.launcher()

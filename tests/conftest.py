@@ -1,0 +1,75 @@
+"""Switches and fixtures for all tests.
+
+``--skips=fail`` (or ``CAMPAIGN_TEST_SKIPS=fail``) turns every skip into a failure: a machine that is meant to run
+everything must not pass by leaving something out.
+"""
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from prefect_campaign.ledger.location import Home
+from prefect_campaign.ledger.store import Ledger
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    default = os.environ.get("CAMPAIGN_TEST_SKIPS") or "allow"
+    parser.addoption("--skips", choices=("allow", "fail"), default=default, help="fail: a skipped test is a failure")
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item):
+    report = yield
+    return _judged(report, item.config)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_make_collect_report(collector):
+    report = yield
+    return _judged(report, collector.config)
+
+
+def _judged(report, config):
+    # An expected failure (xfail) is reported as skipped too, but it ran.
+    if report.skipped and not hasattr(report, "wasxfail") and config.getoption("--skips") == "fail":
+        reason = report.longrepr[2] if isinstance(report.longrepr, tuple) else report.longrepr
+        report.outcome = "failed"
+        report.longrepr = f"{report.nodeid}: {reason} (skips are failures here: --skips=fail)"
+    return report
+
+
+class FakeClock:
+    """A clock that only moves when told."""
+
+    def __init__(self, now: float = 1_700_000_000.0) -> None:
+        self.now = now
+
+    def __call__(self) -> float:
+        return self.now
+
+    def advance(self, seconds: float) -> None:
+        self.now += seconds
+
+
+@pytest.fixture
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Home:
+    """A campaign home of its own, and nothing inherited that would lead elsewhere."""
+    for name in ("CAMPAIGN_LEDGER_URL", "CAMPAIGN_CRASH_AT", "PREFECT_API_URL"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("CAMPAIGN_HOME", str(tmp_path / "home"))
+    return Home.locate().ensure()
+
+
+@pytest.fixture
+def clock() -> FakeClock:
+    return FakeClock()
+
+
+@pytest.fixture
+def ledger(home: Home, clock: FakeClock) -> Iterator[Ledger]:
+    """A new ledger on the fake clock."""
+    opened = Ledger.open(home, clock)
+    yield opened
+    opened.close()
