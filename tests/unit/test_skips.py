@@ -36,8 +36,7 @@ def test_every_kind_of_skip_fails_when_asked_and_an_expected_failure_does_not(tm
     code, said = run(tmp_path, "fail")
     assert code == 1
     assert said.count("no slurm here (skips are failures here") >= len(SKIPS)
-    assert "3 failed" in said or "2 failed, 1 passed" in said
-    assert "1 xfailed" in said
+    assert "1 failed, 1 passed, 1 xfailed, 4 errors" in said  # what happens before the call is an error to pytest
 
 
 def test_skips_are_skips_by_default(tmp_path: Path) -> None:

@@ -176,7 +176,7 @@ class Watcher:
         )
         if line != self._said:
             self._said = line
-            self._console.print(line, highlight=False, soft_wrap=True)
+            self._console.print(line, highlight=False, soft_wrap=True, markup=False)
 
 
 def tell_outcome(outcome: dict[str, Any]) -> None:

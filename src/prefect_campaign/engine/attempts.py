@@ -73,5 +73,5 @@ def _params(campaign: Campaign, view: ExperimentView, history: list[ExperimentVi
         if v.state in ("done", "failed") and set(search.space) <= set(v.params)
     ]
     trial = int(view.params["trial"])
-    asked = ask(search.space, search.sampler, search.seed, told, trial, campaign.objective.mode)
+    asked = ask(search.space, search.sampler, search.seed, told, trial, campaign.objective.mode, search.sampler_args)
     return {**view.params, **asked}

@@ -64,14 +64,14 @@ def experiment_views(
         """,  # noqa: S608 - only constants are put in
         **params,
     )
-    last: dict[tuple[str, int], dict[str, float]] = {}
-    for m in reader.rows(
-        "SELECT exp_id, attempt, name, last FROM metrics WHERE campaign_id = :campaign_id",
-        campaign_id=campaign_id,
+    reported: dict[tuple[str, int], list[dict[str, Any]]] = {}
+    for metric in reader.rows(
+        "SELECT exp_id, attempt, name, last, points FROM metrics WHERE campaign_id = :campaign_id"
+        + (" AND exp_id = :exp_id" if exp_id is not None else ""),
+        **{k: v for k, v in params.items() if k != "stage"},
     ):
-        value = float("nan") if m["last"] is None else m["last"]
-        last.setdefault((m["exp_id"], m["attempt"]), {})[m["name"]] = value
-    return [_view(row, last.get((row["exp_id"], row["attempt"]), {})) for row in rows]
+        reported.setdefault((metric["exp_id"], metric["attempt"]), []).append(metric)
+    return [_view(row, reported.get((row["exp_id"], row["attempt"]), [])) for row in rows]
 
 
 def curves(reader: Reader, campaign_id: int) -> dict[str, list[MetricRow]]:
@@ -83,8 +83,10 @@ def curves(reader: Reader, campaign_id: int) -> dict[str, list[MetricRow]]:
     )
     found: dict[str, dict[float | None, dict[str, float]]] = {}
     for row in rows:
-        for step, value in row["curve"]:
-            cell = found.setdefault(row["exp_id"], {}).setdefault(step, {})
+        stepless = len(row["curve"]) > 1 and all(step is None for step, _ in row["curve"])
+        for index, (step, value) in enumerate(row["curve"]):
+            at = float(index) if stepless else step  # a course without steps is taken in its order
+            cell = found.setdefault(row["exp_id"], {}).setdefault(at, {})
             cell[row["name"]] = float("nan") if value is None else value
     return {
         exp_id: [MetricRow(values, step) for step, values in sorted(steps.items(), key=lambda s: _order(s[0]))]

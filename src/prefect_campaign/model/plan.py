@@ -54,7 +54,6 @@ def make_plan(campaign: Campaign) -> Plan:
     Raises:
         Refused: more experiments than allowed, duplicate ids, or a stage without experiments.
     """
-    stages = (*(campaign.pilot or [default_stage(campaign)]), campaign.full)
     limit = campaign.policy.max_experiments
     size = campaign.sweep.size()
     if size > limit:
@@ -62,6 +61,8 @@ def make_plan(campaign: Campaign) -> Plan:
             f"sweep: {size} experiments, but policy.max_experiments is {limit}; "
             "raise the limit or make the sweep smaller (it is never cut silently)"
         )
+    # Only now: a sweep of billions must be refused before it is expanded.
+    stages = (*(campaign.pilot or [default_stage(campaign)]), campaign.full)
     experiments: list[PlannedExperiment] = []
     seen: dict[str, str] = {}
     for index, stage in enumerate(stages):

@@ -162,8 +162,10 @@ def _json(metrics: Mapping[str, float]) -> str:
 
 def _both(theirs: str, ours: str) -> str:
     """Notes of the file, and those lines of the ledger's that it does not have yet."""
+    if not theirs:
+        return ours
     known = theirs.split("\n")
-    return "\n".join([line for line in [theirs] if line] + [x for x in ours.split("\n") if x not in known])
+    return "\n".join([theirs, *(line for line in ours.split("\n") if line and line not in known)])
 
 
 def _read(path: Path) -> tuple[list[str], list[Row]]:

@@ -6,7 +6,8 @@ import netrc
 import os
 import shutil
 import threading
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -32,6 +33,9 @@ OFFLINE_FOR_SECONDS = 600.0
 """After a failed connection the following runs go offline at once, so that a batch never waits for each."""
 
 _TAG_LENGTH, _NAME_LENGTH = 64, 128
+
+_EMPTY_BYTES = 64
+"""A run file with nothing but its header is smaller."""
 
 _lock = threading.Lock()
 _offline_until = -math.inf
@@ -124,7 +128,8 @@ def _log(
             tracked = _one_run(view, campaign, rows, folder, run_id, "offline")
         except Exception:
             # Offline writing needs nobody but wandb's own service; one that died is replaced, once.
-            wandb.teardown()
+            with suppress(Exception):
+                wandb.teardown()
             _remove(folder, run_id)
             tracked = _one_run(view, campaign, rows, folder, run_id, "offline")
         return TrackedRun(path=tracked.path, problem=problem)
@@ -136,7 +141,12 @@ def _log(
 
 
 def _one_run(
-    view: ExperimentView, campaign: Campaign, rows: Sequence[MetricRow], folder: Path, run_id: str, mode: Literal["online", "offline"]
+    view: ExperimentView,
+    campaign: Campaign,
+    rows: Sequence[MetricRow],
+    folder: Path,
+    run_id: str,
+    mode: Literal["online", "offline"],
 ) -> TrackedRun:
     """Write one run from start to end.
 
@@ -165,7 +175,7 @@ def _one_run(
         name=view.exp_id,
         group=one_line(view.method or view.group, _NAME_LENGTH),
         job_type=view.group,
-        config={**view.params, "seed": view.seed, "campaign": about},
+        config=_plain({**view.params, "seed": view.seed, "campaign": about}),
         tags=_tags(view, campaign),
         notes=_notes(view),
         dir=folder,
@@ -177,20 +187,36 @@ def _one_run(
     # Jobs count steps as they like, also fractions and backwards; W&B's own counter only goes up.
     run.define_metric("*", step_metric="step")
     for row in _thinned(rows):
-        values = {k: v for k, v in row.values.items() if k and not k.startswith("_")}
+        values = _loggable(row.values)
         if row.step is not None:
             values["step"] = row.step
         if row.time is not None and math.isfinite(row.time):
             values["_timestamp"] = row.time
         run.log(values)
-    run.summary.update({k: v for k, v in view.metrics.items() if k and not k.startswith("_")})
+    run.summary.update(_loggable(view.metrics))
     run.summary["objective"] = view.objective_value
     url = run.url if mode == "online" else None
     try:
         run.finish(exit_code=0 if view.state == ExperimentState.DONE else 1)
     except TimeoutError:
         return TrackedRun(url, path, f"W&B: upload unfinished; later: wandb sync {path}")
+    if mode == "offline" and not any(p.stat().st_size > _EMPTY_BYTES for p in path.glob("run-*.wandb")):
+        raise RuntimeError(f"wandb wrote an empty run to {path}")
     return TrackedRun(url, path if mode == "offline" else None)
+
+
+def _loggable(metrics: Mapping[str, float]) -> dict[str, float]:
+    """Without names that are empty or that W&B keeps for itself."""
+    return {clean(k): v for k, v in metrics.items() if k and not k.startswith("_")}
+
+
+def _plain(value: Any) -> Any:
+    """The same with valid text only: for one broken character wandb drops the whole run without a word."""
+    if isinstance(value, dict):
+        return {clean(k): _plain(v) for k, v in value.items()}
+    if isinstance(value, list):
+        return [_plain(v) for v in value]
+    return clean(value) if isinstance(value, str) else value
 
 
 def _settings() -> Any:
@@ -203,6 +229,7 @@ def _settings() -> Any:
         "disable_git": True,
         "disable_code": True,
         "save_code": False,
+        "x_save_requirements": False,
         "x_disable_stats": True,
         "x_disable_meta": True,
         "x_disable_machine_info": True,

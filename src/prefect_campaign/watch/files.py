@@ -65,7 +65,7 @@ def read_piece(path: Path, cursor: FileCursor, limit: int) -> Piece | None:
         room = min(offset, _MARK)
         both = os.pread(fd, room + limit, offset - room)
         before, data = both[:room], both[room:]
-        if offset and (len(before) < room or zlib.crc32(before) != cursor.get("mark")):
+        if offset and zlib.crc32(before) != cursor.get("mark"):
             cursor, before, data = {}, b"", os.pread(fd, limit, 0)
     finally:
         os.close(fd)
