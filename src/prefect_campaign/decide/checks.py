@@ -8,6 +8,7 @@ from prefect_campaign.decide.compare import (
     Baseline,
     Mode,
     best_baseline,
+    best_of,
     finite,
     improvement,
     is_baseline,
@@ -19,7 +20,7 @@ from prefect_campaign.decide.pass_rule import NO_CANDIDATES, delta_cause, shared
 from prefect_campaign.decide.verdicts import Cell, CheckVerdict, Row
 from prefect_campaign.model.plan import matches
 from prefect_campaign.model.records import ExperimentView
-from prefect_campaign.model.spec import Campaign, Check, Objective
+from prefect_campaign.model.spec import Campaign, Check, Objective, Selector
 from prefect_campaign.model.sweep import Scalar
 
 _SHOWN_DATASETS = 6
@@ -35,7 +36,8 @@ def judge_check(
     A candidate configuration is all parameters but the seed and the dataset. On one dataset it passes when
     its mean over seeds beats the best baseline there: delta >= min_delta, delta > 2 x std over seeds, and
     delta >= noise_floor; for the claim "equality", when it is not worse by more than the larger of min_delta
-    and noise_floor. Without a baseline it passes with a finite result that reaches the target, if one is set.
+    and noise_floor. A check with `against` compares with those experiments instead of the baselines. Without
+    anything to compare with it passes with a finite result that reaches the target, if one is set.
 
     Over its datasets a configuration passes when it passes on more than half of them (one without a result
     does not pass) and its mean delta over them passes the same rule, with the root mean square of the stds.
@@ -55,8 +57,7 @@ def judge_check(
     """
     objective = campaign.objective
     candidates = candidates_of(campaign, check, views)
-    rivals = [] if all(is_baseline(v.group) for v in candidates) else views
-    baselines = {d: best_baseline(objective, rivals, d) for d in {v.dataset for v in candidates}}
+    baselines = {d: _to_beat(campaign, check, candidates, views, d) for d in {v.dataset for v in candidates}}
 
     outcomes: list[_Outcome] = []
     rows: dict[str, Row] = {}
@@ -90,8 +91,28 @@ def judge_check(
 
 def candidates_of(campaign: Campaign, check: Check, views: Sequence[ExperimentView]) -> list[ExperimentView]:
     """The experiments that `check` judges; group main if it names none."""
+    found = _selected(campaign, check.only or {"group": ["main"]}, views)
+    return [v for v in found if not is_baseline(v.group)] or found
+
+
+def _to_beat(
+    campaign: Campaign,
+    check: Check,
+    candidates: Sequence[ExperimentView],
+    views: Sequence[ExperimentView],
+    dataset: str | None,
+) -> Baseline:
+    """What the candidates are compared with on one dataset: the experiments of `against`, else the best baseline."""
+    if check.against is not None:
+        rivals = [v for v in _selected(campaign, check.against, views) if v.dataset == dataset]
+        # With nobody to beat there is no licence to pass, nor with a value measured elsewhere.
+        return best_of(campaign.objective, rivals) if rivals else Baseline("failed")
+    rivals = [] if all(is_baseline(v.group) for v in candidates) else list(views)
+    return best_baseline(campaign.objective, rivals, dataset)
+
+
+def _selected(campaign: Campaign, selector: Selector, views: Sequence[ExperimentView]) -> list[ExperimentView]:
     seed_axis = campaign.sweep.axis_of("seed") or "seed"
-    selector = check.only or {"group": ["main"]}
     found = []
     for view in views:
         values: Mapping[str, Any] = {
@@ -102,7 +123,7 @@ def candidates_of(campaign: Campaign, check: Check, views: Sequence[ExperimentVi
         }
         if matches(selector, values):
             found.append(view)
-    return [v for v in found if not is_baseline(v.group)] or found
+    return found
 
 
 def label_of(campaign: Campaign, view: ExperimentView) -> str:

@@ -106,6 +106,11 @@ def best_baseline(objective: Objective, views: Sequence[ExperimentView], dataset
     replaced by the reported value: it was measured elsewhere, and a broken baseline needs a look first.
     """
     mine = [v for v in views if is_baseline(v.group) and v.dataset == dataset]
+    return best_of(objective, mine)
+
+
+def best_of(objective: Objective, mine: Sequence[ExperimentView]) -> Baseline:
+    """The best configuration of `mine` as the one to beat; the reported value where there is none."""
     if not mine:
         if finite(objective.baseline):
             return Baseline("reported", objective.baseline, "reported value")

@@ -57,12 +57,15 @@ class Check(Model):
     name: str = Field(pattern=NAME_PATTERN)
     dimension: str = "core mechanism"
     only: Selector = Field(default_factory=dict, description="The candidates; default: group main.")
+    against: Selector | None = Field(
+        default=None, description="What they must beat, e.g. an ablation; default: the best baseline."
+    )
     mandatory: bool = True
     core: bool = False
     claim: Literal["improvement", "equality"] = "improvement"
     if_fails: str = ""
 
-    @field_validator("only", mode="before")
+    @field_validator("only", "against", mode="before")
     @classmethod
     def _only(cls, value: Any) -> Any:
         return _selector(value)
@@ -146,6 +149,11 @@ class Tracking(Model):
     project: str | None = Field(default=None, description="Default: the campaign's name.")
     entity: str | None = None
 
+    @field_validator("wandb", mode="before")
+    @classmethod
+    def _bare_off(cls, value: Any) -> Any:
+        return "off" if value is False else value  # YAML reads a bare `off` as false
+
 
 class Publish(Model):
     """How the results are offered to others."""
@@ -214,6 +222,7 @@ class Campaign(Model):
             self._check_selector(stage.only, f"{where}: only")
             for check in stage.all_checks:
                 self._check_selector(check.only, f"{where}: check {check.name!r}: only")
+                self._check_selector(check.against or {}, f"{where}: check {check.name!r}: against")
         for name, group in self.groups.items():
             self._check_selector(group.only, f"groups.{name}.only")
         for reserved in RESERVED_FIELDS & (swept | set(self.args)):

@@ -6,6 +6,7 @@ import netrc
 import os
 import shutil
 import threading
+import time
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -21,7 +22,7 @@ from prefect_campaign.model.states import ExperimentState
 from prefect_campaign.results.files import write_text
 from prefect_campaign.results.text import clean, one_line
 
-MAX_ROWS = 10_000
+MAX_ROWS = 2_000
 """A longer curve is thinned evenly; its last row and the last value of every metric always go along."""
 
 ONLINE_WAIT_SECONDS = 10.0
@@ -36,6 +37,9 @@ _TAG_LENGTH, _NAME_LENGTH = 64, 128
 
 _EMPTY_BYTES = 64
 """A run file with nothing but its header is smaller."""
+
+_WRITE_WAIT_STEPS = 500
+"""Of a hundredth of a second."""
 
 _lock = threading.Lock()
 _offline_until = -math.inf
@@ -200,9 +204,18 @@ def _one_run(
         run.finish(exit_code=0 if view.state == ExperimentState.DONE else 1)
     except TimeoutError:
         return TrackedRun(url, path, f"W&B: upload unfinished; later: wandb sync {path}")
-    if mode == "offline" and not any(p.stat().st_size > _EMPTY_BYTES for p in path.glob("run-*.wandb")):
+    if mode == "offline" and not _written(path):
         raise RuntimeError(f"wandb wrote an empty run to {path}")
     return TrackedRun(url, path if mode == "offline" else None)
+
+
+def _written(path: Path) -> bool:
+    """Whether the run's file has content; wandb's service may write it a moment after the run was finished."""
+    for _ in range(_WRITE_WAIT_STEPS):
+        if any(p.stat().st_size > _EMPTY_BYTES for p in path.glob("run-*.wandb")):
+            return True
+        time.sleep(0.01)
+    return False
 
 
 def _loggable(metrics: Mapping[str, float]) -> dict[str, float]:
