@@ -10,16 +10,16 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from prefect_campaign.launch.process import (
-    Process,
-    all_processes,
-    boot_id,
-    command_line,
-    environment,
-    host_name,
-    read_process,
-    with_descendants,
+from prefect_campaign.launch.identity import (
+    LOCAL,
+    claimed_pid,
+    elsewhere,
+    find_leader,
+    handle_of,
+    living_leader,
+    processes_of,
 )
+from prefect_campaign.launch.process import Process, host_name, read_process
 from prefect_campaign.launch.record import take_record
 from prefect_campaign.launch.script import CLAIM_NAME, RECORD_NAME, SCRIPT_NAME, STDERR_NAME, STDOUT_NAME, job_script
 from prefect_campaign.launch.tree import open_pidfd, stop_tree
@@ -58,7 +58,7 @@ class LocalLauncher:
         slots: how many jobs may run at once; by default the CPUs this process may use.
     """
 
-    name = "local"
+    name = LOCAL
 
     def __init__(self, slots: int | None = None) -> None:
         self.slots = slots or len(os.sched_getaffinity(0))
@@ -79,12 +79,12 @@ class LocalLauncher:
         followed = self._followed.get(spec.token)
         if followed is not None:
             return followed.handle
-        leader = _find_leader(spec)
+        leader = find_leader(spec)
         if leader is not None:
-            return _handle(leader.pid, leader.start_ticks)
+            return handle_of(leader.pid, leader.start_ticks)
         run_dir = Path(spec.run_dir)
         if (run_dir / CLAIM_NAME).exists() or (run_dir / RECORD_NAME).exists():
-            return _handle(_claimed_pid(spec), None)
+            return handle_of(claimed_pid(spec), None)
         return None
 
     async def observe(self, handles: Sequence[tuple[AttemptSpec, Handle]]) -> dict[str, Observation]:
@@ -97,12 +97,12 @@ class LocalLauncher:
         Raises:
             Transient: some process outlived KILL, or the job runs on another machine.
         """
-        if _elsewhere(handle):
+        if elsewhere(handle):
             raise Transient(f"{spec.token}: runs on host {handle.host}; cancel it from there")
-        leader = _living_leader(spec, handle)
+        leader = living_leader(spec, handle)
 
         def scan(known: Collection[int]) -> list[Process]:
-            return _processes_of(spec, handle, known)
+            return processes_of(spec, handle, known)
 
         left = await stop_tree(scan, leader.pid if leader else None, grace_seconds)
         if left:
@@ -171,7 +171,7 @@ class LocalLauncher:
             process = read_process(child.pid)
             if process is None:
                 raise OSError(errno.ESRCH, "process vanished")
-            handle = _handle(process.pid, process.start_ticks)
+            handle = handle_of(process.pid, process.start_ticks)
             self._follow(spec, handle, process, child)
         except OSError as error:
             raise Unknown(f"{spec.token}: started as pid {child.pid}, but then: {error}; look for it") from error
@@ -192,10 +192,10 @@ class LocalLauncher:
 
     def _follow_any(self, spec: AttemptSpec, handle: Handle) -> _Followed | None:
         """Follow `job.sh`, or what is left of the job if only that was killed; None if nothing lives."""
-        if _elsewhere(handle):
+        if elsewhere(handle):
             return None
-        leader = _living_leader(spec, handle)
-        for process in [leader] if leader else _processes_of(spec, handle):
+        leader = living_leader(spec, handle)
+        for process in [leader] if leader else processes_of(spec, handle):
             followed = self._follow(spec, handle, process)
             if followed is not None:
                 return followed
@@ -216,11 +216,6 @@ class LocalLauncher:
             return
         for on_end in over.on_end:
             over.loop.call_soon(on_end, token)
-
-
-def _handle(pid: int | None, start_ticks: int | None) -> Handle:
-    detail = {"pid": pid, "start_ticks": start_ticks, "boot_id": boot_id()}
-    return Handle(launcher=LocalLauncher.name, host=host_name(), job_id=str(pid or ""), detail=detail)
 
 
 def _write_script(path: Path, script: str) -> None:
@@ -254,10 +249,10 @@ def _observe(spec: AttemptSpec, handle: Handle) -> Observation:
                 )
             if living_checked:
                 break
-            if _elsewhere(handle):
+            if elsewhere(handle):
                 return Observation("unreachable", started_at=started_at, detail=f"runs on host {handle.host}")
-            living = _living_leader(spec, handle)
-            rest = [] if living else _processes_of(spec, handle)
+            living = living_leader(spec, handle)
+            rest = [] if living else processes_of(spec, handle)
             if rest:
                 problems.append(f"job.sh was killed, but {len(rest)} of its processes live on")
             if living or rest:
@@ -271,63 +266,3 @@ def _observe(spec: AttemptSpec, handle: Handle) -> Observation:
 def _signal_of(exit_code: int) -> int | None:
     number = exit_code - 128
     return number if number > 0 and number in signal.valid_signals() else None
-
-
-def _elsewhere(handle: Handle) -> bool:
-    """Whether the job is on another machine. Another boot of the same one is not: there, nothing lives on."""
-    return handle.detail.get("boot_id") != boot_id() and handle.host != host_name()
-
-
-def _living_leader(spec: AttemptSpec, handle: Handle) -> Process | None:
-    """`job.sh` by the identity in the handle, or else the one that won the claim."""
-    if handle.detail.get("boot_id") == boot_id() and isinstance(handle.detail.get("pid"), int):
-        process = read_process(handle.detail["pid"])
-        if process and process.alive and process.start_ticks == handle.detail.get("start_ticks"):
-            return process
-    pid = _claimed_pid(spec)
-    return _leader_at(spec, pid) if pid else None
-
-
-def _find_leader(spec: AttemptSpec) -> Process | None:
-    pid = _claimed_pid(spec)
-    if pid is not None:
-        return _leader_at(spec, pid)
-    # Not that far yet: started, but the claim is not written.
-    leaders = filter(None, (_leader_at(spec, process.pid) for process in all_processes().values()))
-    return min(leaders, key=lambda process: process.start_ticks, default=None)
-
-
-def _leader_at(spec: AttemptSpec, pid: int) -> Process | None:
-    """The process of this pid if it is this attempt's `job.sh`: leads a session, and runs exactly that file."""
-    process = read_process(pid)
-    if process is None or not process.alive or process.session != pid:
-        return None
-    script = os.fsencode(Path(spec.run_dir) / SCRIPT_NAME)
-    return process if script in command_line(pid)[:2] else None
-
-
-def _claimed_pid(spec: AttemptSpec) -> int | None:
-    try:
-        text = (Path(spec.run_dir) / CLAIM_NAME / "pid").read_text("ascii", "replace").strip()
-    except (FileNotFoundError, NotADirectoryError):
-        return None
-    return int(text) if text.isdecimal() and len(text) < 10 else None
-
-
-def _processes_of(spec: AttemptSpec, handle: Handle, known: Collection[int] = ()) -> list[Process]:
-    """All living processes of the job: its session and every descendant.
-
-    If `job.sh` itself is dead, its pid alone proves nothing: the members of its session must carry this run
-    dir in their environment.
-    """
-    table = all_processes()
-    leader = _living_leader(spec, handle)
-    if leader is not None:
-        roots = {pid for pid, process in table.items() if process.session == leader.pid}
-    else:
-        session = handle.detail.get("pid") if handle.detail.get("boot_id") == boot_id() else None
-        mark = b"CAMPAIGN_RUN_DIR=" + os.fsencode(spec.run_dir)
-        members = [pid for pid, process in table.items() if process.session == session]
-        roots = {pid for pid in members if mark in environment(pid)}
-    found = with_descendants(table, {*roots, *known})
-    return [table[pid] for pid in sorted(found) if table[pid].alive]

@@ -14,7 +14,7 @@ from prefect_campaign.model.spec import Campaign
 from prefect_campaign.model.states import ExperimentState
 from prefect_campaign.results.matrix import leaderboard
 from prefect_campaign.results.select import best_result, of_stage, result_stage
-from prefect_campaign.results.text import DASH, clean, markdown, number, one_line, spread
+from prefect_campaign.results.text import DASH, clean, code, markdown, number, one_line, spread
 
 TAG = "prefect-campaign"
 """Marks a card as ours: a folder without it is never replaced."""
@@ -129,7 +129,7 @@ def _body(campaign: Campaign, views: Sequence[ExperimentView], rows: dict[str, i
         lines.append("No finished, comparable experiment has a finite value yet.")
     else:
         lines += [
-            f"Stage {stage}: `{best.exp_id}` with {number(best.objective_value)}.",
+            f"Stage {stage}: {code(best.exp_id)} with {number(best.objective_value)}.",
             "",
             "| dataset | configuration | mean ± std | seeds |",
             "| --- | --- | --- | --- |",
@@ -151,8 +151,8 @@ def _body(campaign: Campaign, views: Sequence[ExperimentView], rows: dict[str, i
         "",
         "## Reproduction",
         "",
-        f"- Command: {markdown(command)}",
-        f"- Git commit: {', '.join(f'`{one_line(c)}`' for c in commits) or 'not recorded'}",
+        f"- Command: {code(command)}",
+        f"- Git commit: {', '.join(map(code, commits)) or 'not recorded'}",
     ]
     return lines
 

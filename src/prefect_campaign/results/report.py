@@ -21,6 +21,7 @@ from prefect_campaign.results.statistics import read_significance
 from prefect_campaign.results.text import (
     DASH,
     clean,
+    code,
     difference,
     duration,
     markdown,
@@ -93,7 +94,14 @@ def _render(template: str, context: Mapping[str, Any], *, escape: bool) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters |= {"number": number, "md": markdown, "p": p_value, "when": _moment, "duration": duration}
+    environment.filters |= {
+        "number": number,
+        "md": markdown,
+        "code": code,
+        "p": p_value,
+        "when": _moment,
+        "duration": duration,
+    }
     text = environment.get_template(template).render(context)
     return clean(re.sub(r"\n{3,}", "\n\n", text)).strip() + "\n"
 

@@ -29,6 +29,12 @@ def markdown(text: object) -> str:
     return _MARKDOWN.sub(_escaped, one_line(text))
 
 
+def code(text: object) -> str:
+    """Foreign text as a Markdown code span, also inside a table cell; backticks become apostrophes."""
+    line = one_line(text).replace("`", "'").replace("|", "\\|")
+    return f"`{line or ' '}`"
+
+
 def when(seconds: float | None) -> str:
     """UTC, ISO 8601; empty for None and for times that no calendar has."""
     try:

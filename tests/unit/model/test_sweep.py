@@ -41,7 +41,7 @@ def test_single_values_and_ranges_are_axes_too() -> None:
 
 
 def test_random_points_are_the_same_for_the_same_draw_seed() -> None:
-    space = {"lr": Range(low=1e-5, high=1e-1, log=True), "n": Range(low=1, high=4, integer=True), "opt": ["a", "b"]}
+    space = {"lr": Range(low=1e-5, high=1e-1, log=True), "k": Range(low=1, high=4, integer=True), "opt": ["a", "b"]}
 
     def draw(seed: int) -> list:
         return list(Sweep.random(20, draw_seed=seed, **space).expand())
@@ -50,8 +50,8 @@ def test_random_points_are_the_same_for_the_same_draw_seed() -> None:
     assert draw(1) != draw(2)
     for point, _ in draw(1):
         assert 1e-5 <= point["lr"] <= 1e-1
-        assert point["n"] in (1, 2, 3, 4)
-        assert isinstance(point["n"], int)
+        assert point["k"] in (1, 2, 3, 4)
+        assert isinstance(point["k"], int)
         assert point["opt"] in ("a", "b")
 
 
