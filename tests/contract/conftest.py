@@ -1,5 +1,12 @@
-"""Assertions in the shared contract suites explain themselves like those of test files."""
+"""Assertions in the shared contract suites explain themselves, and jobs of failed tests end with the test."""
 
 import pytest
+from contract.leftovers import no_leftovers
 
 pytest.register_assert_rewrite("contract.launchers")
+
+
+@pytest.fixture(autouse=True)
+def _no_leftovers(tmp_path):
+    with no_leftovers(tmp_path):
+        yield

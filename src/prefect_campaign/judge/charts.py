@@ -43,10 +43,13 @@ def metric_rows(facts: RunFacts) -> list[dict[str, str | float]]:
     """The run's finite metric values as rows ``{metric, step, value}``.
 
     The objective comes first, then losses, then the rest, at most `MAX_METRICS` of them and `MAX_POINTS`
-    points each. Where a metric has a point without a step, its points are numbered instead.
+    points each. A metric with one value has no course and is left out, unless none has one. Where a metric has
+    a point without a step, its points are numbered instead.
     """
     names = sorted(facts.metrics, key=lambda n: (n != facts.objective, "loss" not in n.lower(), n))
-    names = [n for n in names if any(math.isfinite(v) for _, v in facts.metrics[n])][:MAX_METRICS]
+    finite = {n: sum(math.isfinite(v) for _, v in facts.metrics[n]) for n in names}
+    least = 2 if max(finite.values(), default=0) > 1 else 1
+    names = [n for n in names if finite[n] >= least][:MAX_METRICS]
     limit = min(MAX_POINTS, MAX_ROWS // max(1, len(names)))
     return [
         {"metric": show(name)[:80], "step": step, "value": value}

@@ -1,5 +1,6 @@
 """Reading a spec from YAML or from plain data, with one clear line for whatever is wrong with it."""
 
+import difflib
 import os
 import shutil
 from pathlib import Path
@@ -9,7 +10,7 @@ import yaml
 from pydantic import ValidationError
 
 from prefect_campaign.model.errors import Refused
-from prefect_campaign.model.spec import Campaign
+from prefect_campaign.model.spec import Campaign, Model
 from prefect_campaign.model.template import words_of
 
 
@@ -73,7 +74,9 @@ def first_problem(error: ValidationError) -> str:
     location = ".".join(str(part) for part in problem["loc"] if str(part).split("[")[0] not in skip)
     message = problem["msg"].removeprefix("Value error, ")
     if problem["type"] == "extra_forbidden":
-        message = "unknown field"
+        known = {name for model in Model.__subclasses__() for name in model.model_fields}
+        close = difflib.get_close_matches(str(problem["loc"][-1]), known, n=1)
+        message = f"unknown field; did you mean {close[0]!r}?" if close else "unknown field; remove it"
     elif problem["type"] == "missing":
         message = "is missing"
     elif problem["type"] == "string_pattern_mismatch":

@@ -43,7 +43,7 @@ def test_the_shipped_chart_is_written_and_rendered(tmp_path):
     assert result.paths == [folder / f"training-curves{e}" for e in (".json", ".png", ".svg")]
     spec = json.loads((folder / "training-curves.json").read_text())
     assert spec["data"]["values"] == [
-        {"metric": "val/acc", "step": 0, "value": 0.1},
+        # val/acc has one value: no course to draw
         {"metric": "train/loss", "step": 0, "value": 2.0},
         {"metric": "train/loss", "step": 1, "value": 1.0},
     ]
@@ -191,14 +191,21 @@ def test_thinning_keeps_spikes_and_both_ends_of_a_long_curve():
 
 def test_many_metrics_stay_within_the_size_limit(tmp_path):
     metrics = {f"m{i}/{'x' * 200}": [(j, j / 7) for j in range(5000)] for i in range(300)}
-    facts = RunFacts({**metrics, "loss": [(0, 1.0)], "acc": [(0, 1.0)], "bad": [(0, math.nan)]}, "acc")
+    facts = RunFacts(
+        {**metrics, "loss": [(0, 1.0), (1, 0.5)], "acc": [(0, 1.0), (1, 2.0)], "bad": [(0, math.nan)]}, "acc"
+    )
     rows = metric_rows(facts)
     assert len(rows) <= MAX_ROWS
-    assert [r["metric"] for r in rows[:2]] == ["acc", "loss"]
+    assert [r["metric"] for r in rows[:4]] == ["acc", "acc", "loss", "loss"]
     result = write(tmp_path, chart(), facts=facts)
     assert result.problems == []
 
 
 def test_points_without_a_step_are_numbered():
-    rows = metric_rows(RunFacts({"x": [(None, 1.0), (7, math.inf), (9, 3.0)], "y": [(math.nan, 1.0)]}, "x"))
-    assert [(r["metric"], r["step"]) for r in rows] == [("x", 0), ("x", 2), ("y", 0)]
+    rows = metric_rows(RunFacts({"x": [(None, 1.0), (7, math.inf), (9, 3.0)], "y": [(math.nan, 1.0), (2, 2.0)]}, "x"))
+    assert [(r["metric"], r["step"]) for r in rows] == [("x", 0), ("x", 2), ("y", 0), ("y", 1)]
+
+
+def test_single_values_are_drawn_where_there_is_nothing_else():
+    rows = metric_rows(RunFacts({"x": [(0, 1.0)], "y": [(3, 2.0)]}, "x"))
+    assert [r["metric"] for r in rows] == ["x", "y"]
