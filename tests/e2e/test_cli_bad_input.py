@@ -80,7 +80,7 @@ BAD = {
         ("sweep", "12 experiments", "policy.max_experiments is 7", "raise the limit or make the sweep smaller"),
     ),
     "billions": Bad(
-        spec(command="sh -c 'echo {a}'", sweep={"grid": {axis: list(range(1000)) for axis in "abc"}}),
+        spec(groups=None, command="sh -c 'echo {a}'", sweep={"grid": {axis: list(range(1000)) for axis in "abc"}}),
         ("sweep", "1000000000 experiments", "policy.max_experiments is 1000"),
     ),
     "unsafe name": Bad(spec(name="../up"), ("name", "'../up'", "use letters, digits")),
@@ -165,7 +165,7 @@ def test_a_metric_that_never_appears_stops_before_the_full_phase(world: World) -
     assert world.states("minimal") == ["done", "done"]
     assert world.states("full") == ["done", "done"]
     # Tried again on the record of what failed, not in its place.
-    assert [a for a in world.attempts() if a[0].startswith("p1_1")] == [
-        ("p1_1_main_s0", 1, "failed"),
-        ("p1_1_main_s0", 2, "done"),
+    assert [a for a in world.attempts() if a[0].startswith("p1_2")] == [
+        ("p1_2_main_s0", 1, "failed"),
+        ("p1_2_main_s0", 2, "done"),
     ]

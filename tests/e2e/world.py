@@ -124,12 +124,16 @@ class World:
     # -- specs and the ledger -----------------------------------------------------------------------------------
 
     def spec(self, name: str = "tiny", /, **changes: Any) -> Path:
-        """Write a spec: methods a and b, one pilot stage from it, results as numbers on stdout. None drops a key."""
+        """Write a spec of two methods, 1 (baseline) and 2, each of which prints its own number as its result.
+
+        Its pilot and its full phase have two experiments each. A change to None leaves the key out.
+        """
         plain: Json = {
             "name": name,
             "command": "sh -c 'echo final/x={method}'",
             "sweep": {"grid": {"method": [1, 2], "seed": [0]}},
             "objective": {"metric": "final/x"},
+            "groups": {"baseline": {"method": [1]}},
             "tracking": {"wandb": "off"},
             "policy": {"max_parallel": 2, "pilot_retries": 0, "full_retries": 0},
         }

@@ -7,7 +7,7 @@ import threading
 from typing import Any
 
 from prefect_campaign.cli.live import Watcher
-from prefect_campaign.cli.server import ensure_server
+from prefect_campaign.cli.server import ensure_server, refuse_silent
 from prefect_campaign.ledger import campaigns, queries
 from prefect_campaign.ledger.experiments import reopen
 from prefect_campaign.ledger.gates import ANSWERS
@@ -110,10 +110,11 @@ def _in_this_process(spec: str | Campaign, new_round: bool, watcher: Watcher) ->
 
 
 def _check(campaign: Campaign) -> None:
-    """All that can be wrong with a spec, before a server or a ledger is touched."""
+    """All that can be wrong with a spec and its surroundings, before anything is made."""
     from prefect_campaign.engine.setting import check_spec
 
     check_spec(campaign)
+    refuse_silent(os.environ.get("PREFECT_API_URL"))
 
 
 def _choice(approve: str) -> str:

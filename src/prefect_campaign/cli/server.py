@@ -29,18 +29,26 @@ def ensure_server(home: Home) -> str:
         Refused: a server is configured but does not answer.
         Transient: the embedded server did not come up.
     """
-    configured = _configured()
-    if configured:
-        if not answers(configured):
-            raise Refused(
-                f"PREFECT_API_URL {configured}: the Prefect server does not answer; start it, or unset the setting "
-                "to use an embedded one"
-            )
-        url = configured
+    url = _configured()
+    if url:
+        refuse_silent(url)
     else:
         url = _running(home) or _start(home)
     os.environ["PREFECT_API_URL"] = url
     return url
+
+
+def refuse_silent(url: str | None) -> None:
+    """See that a configured server answers, if one is configured.
+
+    Raises:
+        Refused: it does not.
+    """
+    if url and not answers(url):
+        raise Refused(
+            f"PREFECT_API_URL {url}: the Prefect server does not answer; start it, or unset the setting "
+            "to use an embedded one"
+        )
 
 
 def stop_server(home: Home | None = None) -> str:

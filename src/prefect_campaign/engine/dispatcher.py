@@ -14,7 +14,7 @@ from prefect_campaign.engine.outcomes import Ended, RetryRules, conclude
 from prefect_campaign.engine.process import git_state, hostname, identity_alive, own_identity
 from prefect_campaign.engine.telemetry import Telemetry
 from prefect_campaign.launch.protocol import Launcher
-from prefect_campaign.ledger import batches
+from prefect_campaign.ledger import batches, gates
 from prefect_campaign.ledger import campaigns as campaign_rows
 from prefect_campaign.ledger.campaigns import CampaignRow
 from prefect_campaign.ledger.experiments import (
@@ -94,6 +94,9 @@ class Dispatcher:
         """Called when new metric rows of a live attempt are on record."""
         self._stopping: set[asyncio.Task[None]] = set()
         self._batch = Batch(ledger, row.id, stage)
+        with ledger.read() as connection:
+            approval = gates.question(connection, row.id, row.plan_hash)
+        self._approved_hours = approval.budget_hours if approval else None
         self._live: dict[str, Live] = {}
         self._ended: set[str] = set()
         self._wake = asyncio.Event()
@@ -221,7 +224,8 @@ class Dispatcher:
 
     def _follow(self, spec: AttemptSpec, handle: Handle, launched_at: float, cursors: dict[str, Any]) -> None:
         live = Live(spec, handle, launched_at)
-        live.telemetry.cursors = dict(cursors)
+        if cursors:
+            live.telemetry.resume(cursors, self._batch.metrics.get(spec.exp_id, {}))
         self._live[spec.token] = live
         self._batch.launching(spec)
         self.on_launch(spec.exp_id, spec.attempt)
@@ -249,13 +253,12 @@ class Dispatcher:
                 self.launcher.watch(live.spec, live.handle, self._saw_end)
                 continue
             live.telemetry.read_rest()
-            stored = self._batch.metrics.get(live.spec.exp_id, {}) if live.telemetry.resumed else {}
             failed = observation.status != "exited" or observation.exit_code != 0
             ended = Ended(
                 spec=live.spec,
                 state=ExperimentState.RUNNING,
                 seen=observation,
-                metrics={**stored, **live.telemetry.final},
+                metrics=live.telemetry.final,
                 non_finite=live.telemetry.non_finite(self.campaign.objective.metric),
                 stdout_tail=live.telemetry.tail("stdout.log") if failed else "",
                 stderr_tail=live.telemetry.tail("stderr.log") if failed else "",
@@ -366,13 +369,14 @@ class Dispatcher:
     # -- small things -------------------------------------------------------------------------------------------
 
     def _over_budget(self) -> bool:
-        hours = self.campaign.policy.budget.hours
+        limits = (self.campaign.policy.budget.hours, self._approved_hours)
+        hours = min((h for h in limits if h is not None), default=None)
         if hours is None:
             return False
         with Reader(self.ledger.url) as reader:
             if batches.hours_used(reader, self.row.id) < hours:
                 return False
-        why = f"policy.budget.hours ({hours:g}) is used up"
+        why = f"the budget of {hours:g} h is used up"
         self._move_waiting(
             [
                 Move(v.exp_id, ExperimentState(v.state), ExperimentState.ON_HOLD, why)

@@ -1,5 +1,6 @@
 """All results files of a campaign, written from the ledger into one folder."""
 
+import logging
 from pathlib import Path
 
 from prefect_campaign.ledger import campaigns, queries
@@ -39,8 +40,10 @@ def export(ledger: Ledger, campaign: Campaign, folder: Path) -> list[Path]:
         gate = queries.gate(reader, row.id)
         hours = hours_used(reader, row.id)
     paths = write_all_results(views, campaign, folder)
-    write_experiment_log(everything, campaign, folder / "experiment_log.csv")
-    paths.append(folder / "experiment_log.csv")
+    log = folder / "experiment_log.csv"
+    for problem in write_experiment_log(everything, campaign, log, config_path=row.spec_path or ""):
+        logging.getLogger("prefect_campaign").warning("%s: %s", log, problem)
+    paths.append(log)
     significance = write_significance(views, campaign, folder)
     paths.append(significance)
     plots = write_plots(views, campaign, curves, folder / "plots")

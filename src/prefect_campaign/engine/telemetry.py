@@ -21,10 +21,10 @@ class Telemetry:
         self.final: dict[str, float] = {}
         self._rows: list[MetricRow] = []
 
-    @property
-    def resumed(self) -> bool:
-        """Whether an earlier process has read a part of the files already."""
-        return bool(self.cursors)
+    def resume(self, cursors: dict[str, Any], metrics: dict[str, float]) -> None:
+        """Go on where an earlier process stopped reading, with what it had seen."""
+        self.cursors = dict(cursors)
+        self.final = dict(metrics)
 
     def read(self) -> bool:
         """Read what is new, up to the reader's limit; whether there was any."""
@@ -35,8 +35,9 @@ class Telemetry:
 
     def read_rest(self) -> None:
         """Read to the end: the attempt is over."""
-        while self.read():
-            pass
+        rows, self.cursors = reading.read_rest(Path(self.spec.run_dir), self.cursors)
+        self._rows += rows
+        self.final.update(reading.final_values(rows))
 
     def non_finite(self, objective: str) -> str | None:
         """Name of a loss-like metric, or of the objective, whose latest value is not finite."""

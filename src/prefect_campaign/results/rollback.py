@@ -6,7 +6,8 @@ from pathlib import Path
 from prefect_campaign.decide.verdicts import StageVerdict
 from prefect_campaign.ledger.gates import Question
 from prefect_campaign.model.spec import Campaign
-from prefect_campaign.results.text import markdown
+from prefect_campaign.results.files import write_text
+from prefect_campaign.results.text import markdown, number
 
 
 def write_rollback(
@@ -23,24 +24,22 @@ def write_rollback(
     """
     failed = [c for v in verdicts for c in v.checks if not c.passed]
     broken = [f for v in verdicts for f in v.failures]
-    said = why or answer.reason or "no reason given"
+    short = [r for v in verdicts for r in v.rows if r.passed is False]
+    causes = [f"{c.name} ({c.dimension}): {markdown(c.reason)}" for c in failed]
+    evidence = [f"`{f.exp_id}`: {f.cause}: {markdown(f.reason)}" for f in broken]
+    evidence += [f"`{r.exp_id}`: {number(r.value)} against baseline {number(r.baseline)}" for r in short]
+    constraints = [markdown(c.if_fails) for c in failed if c.if_fails]
+    said = markdown(why or answer.reason or "no reason given")
     lines = [
         f"# Failure summary: {campaign.name}",
         "",
-        f"{answer.answer} by {markdown(answer.by or 'unknown')}, plan `{answer.plan_hash}`: {markdown(said)}",
-        "",
-        "## Root cause",
-        *([f"- {c.name} ({c.dimension}): {markdown(c.reason)}" for c in failed] or ["- No check failed; see the decision."]),
-        "",
-        "## Evidence",
-        *([f"- `{f.exp_id}`: {f.cause}: {markdown(f.reason)}" for f in broken] or ["- All runs ended with a result."]),
-        *[f"- `{r.exp_id}`: {r.value} against baseline {r.baseline}" for v in verdicts for r in v.rows if r.passed is False],
-        "",
-        "## Hard constraints for the next idea",
-        *([f"- {markdown(c.if_fails)}" for c in failed if c.if_fails] or ["- None were written into the spec (`if_fails`)."]),
-        "",
+        f"{answer.answer} by {markdown(answer.by or 'unknown')}, plan `{answer.plan_hash}`: {said}",
+        *_section("Root cause", causes, "No check failed; see the decision."),
+        *_section("Evidence", evidence, "All runs ended with a result that passed."),
+        *_section("Hard constraints for the next idea", constraints, "None were written into the spec (`if_fails`)."),
     ]
-    folder.mkdir(parents=True, exist_ok=True)
-    path = folder / "failure_summary.md"
-    path.write_text("\n".join(lines), encoding="utf-8")
-    return path
+    return write_text(folder / "failure_summary.md", "\n".join(lines) + "\n")
+
+
+def _section(title: str, points: list[str], otherwise: str) -> list[str]:
+    return ["", f"## {title}", "", *(f"- {p}" for p in points or [otherwise])]

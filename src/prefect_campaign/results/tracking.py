@@ -38,8 +38,19 @@ _TAG_LENGTH, _NAME_LENGTH = 64, 128
 _EMPTY_BYTES = 64
 """A run file with nothing but its header is smaller."""
 
-_WRITE_WAIT_STEPS = 500
-"""Of a hundredth of a second."""
+_ABOUT = (
+    "exp_id",
+    "phase",
+    "stage",
+    "group",
+    "attempt",
+    "command",
+    "host",
+    "gpu",
+    "git_commit",
+    "comparable",
+    "changes",
+)
 
 _lock = threading.Lock()
 _offline_until = -math.inf
@@ -51,7 +62,7 @@ class TrackedRun:
 
     url: str | None = None
     path: Path | None = None
-    """The run's folder: always for offline runs, for online ones if the upload is unfinished."""
+    """The run's folder: of offline runs, of uploads that are unfinished, and of runs that the job logged itself."""
     problem: str | None = None
     """Why it is not online as wanted, or not there at all; one line."""
 
@@ -66,8 +77,9 @@ def log_run(
 ) -> TrackedRun:
     """Log one attempt of an experiment; called again for the same attempt it only looks up the first result.
 
-    Never asks for a key, never prints, and never raises for what W&B or the network does. May be called from
-    any thread; runs are written one at a time. The first call in a process takes about a second longer.
+    A job that logged to W&B itself is left at that. Never asks for a key, never prints, and never raises for
+    what W&B or the network does. May be called from any thread; runs are written one at a time. The first call
+    in a process takes seconds longer.
 
     Args:
         view: the experiment; its parameters become the config, phase, stage, method and dataset the tags.
@@ -79,6 +91,9 @@ def log_run(
     mode = os.environ.get("WANDB_MODE", "")
     if campaign.tracking.wandb == "off" or mode == "disabled":
         return TrackedRun()
+    own = _own_run(view)
+    if own is not None:
+        return TrackedRun(path=own)
     # created_at keeps apart the rounds of a campaign, and campaigns of one name in a shared project.
     run_id = digest([campaign.name, view.exp_id, view.attempt, view.created_at], 16)
     marker = folder / "tracked" / f"{run_id}.json"
@@ -159,19 +174,7 @@ def _one_run(
     """
     import wandb
 
-    about = {
-        "exp_id": view.exp_id,
-        "phase": view.phase,
-        "stage": view.stage,
-        "group": view.group,
-        "attempt": view.attempt,
-        "command": view.command,
-        "host": view.host,
-        "gpu": view.gpu,
-        "git_commit": view.git_commit,
-        "comparable": view.comparable,
-        "changes": list(view.changes),
-    }
+    about = {name: getattr(view, name) for name in _ABOUT}
     run = wandb.init(
         project=campaign.tracking.project or campaign.name,
         entity=campaign.tracking.entity,
@@ -211,7 +214,7 @@ def _one_run(
 
 def _written(path: Path) -> bool:
     """Whether the run's file has content; wandb's service may write it a moment after the run was finished."""
-    for _ in range(_WRITE_WAIT_STEPS):
+    for _ in range(500):
         if any(p.stat().st_size > _EMPTY_BYTES for p in path.glob("run-*.wandb")):
             return True
         time.sleep(0.01)
@@ -227,9 +230,19 @@ def _plain(value: Any) -> Any:
     """The same with valid text only: for one broken character wandb drops the whole run without a word."""
     if isinstance(value, dict):
         return {clean(k): _plain(v) for k, v in value.items()}
-    if isinstance(value, list):
+    if isinstance(value, list | tuple):
         return [_plain(v) for v in value]
     return clean(value) if isinstance(value, str) else value
+
+
+def _own_run(view: ExperimentView) -> Path | None:
+    """The latest run that the job itself logged: jobs find their run dir as ``WANDB_DIR``."""
+    found = Path(view.run_dir).glob("wandb/*run-*") if view.run_dir else ()
+    return max(
+        (p for p in found if p.is_dir() and p.name != "latest-run"),
+        default=None,
+        key=lambda p: p.name.removeprefix("offline-"),
+    )
 
 
 def _settings() -> Any:

@@ -133,7 +133,7 @@ def test_nothing_observed_leads_out_of_a_final_state(book: Book, final: E) -> No
 def test_notes_never_change_the_state(book: Book) -> None:
     with book.ledger.write() as connection:
         note_experiment(connection, book.row.id, PILOT, notes="hello")
-        for column in ("state", "attempt", "exp_id"):
+        for column in ("state", "attempt"):
             with pytest.raises(ValueError, match="transitions only"):
                 note_experiment(connection, book.row.id, PILOT, **{column: "done"})
     assert book.states()[PILOT] == "ready"

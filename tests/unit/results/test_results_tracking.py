@@ -94,6 +94,16 @@ def content(folder):
     return path.read_bytes()
 
 
+def test_a_job_that_logs_itself_is_not_logged_twice(campaign, view, tmp_path):
+    for name in ("run-20260101_000000-a", "offline-run-20260102_000000-b", "latest-run"):
+        (tmp_path / "job" / "wandb" / name).mkdir(parents=True)
+
+    tracked = log_run(view(run_dir=str(tmp_path / "job")), campaign, ROWS, tmp_path / "out")
+
+    assert tracked == TrackedRun(path=tmp_path / "job" / "wandb" / "offline-run-20260102_000000-b")
+    assert not (tmp_path / "out").exists()
+
+
 def test_off_does_nothing(make_campaign_with, view, tmp_path, monkeypatch):
     assert log_run(view(), make_campaign_with(tracking={"wandb": "off"}), ROWS, tmp_path) == TrackedRun()
     monkeypatch.setenv("WANDB_MODE", "disabled")

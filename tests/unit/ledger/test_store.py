@@ -1,0 +1,189 @@
+"""Opening a ledger: new, old, damaged, by several at once."""
+
+import shutil
+import sqlite3
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from sqlalchemy import text
+from unit.ledger.ledger_data import Book, register_demo
+
+from prefect_campaign.ledger import queries
+from prefect_campaign.ledger import tables as t
+from prefect_campaign.ledger.location import SCHEMA_REVISION, Home
+from prefect_campaign.ledger.reading import Reader
+from prefect_campaign.ledger.store import Ledger
+from prefect_campaign.model.errors import LedgerDamaged, Refused, Transient
+
+
+def garbage(whole: bytes) -> bytes:
+    return b"this is not a database at all\n" * 500
+
+
+def half(whole: bytes) -> bytes:
+    return whole[: len(whole) // 2]
+
+
+def header_only(whole: bytes) -> bytes:
+    return whole[:100]
+
+
+def scribbled(whole: bytes) -> bytes:
+    return whole[:4096] + b"\xa5" * (len(whole) - 4096)
+
+
+DAMAGE = [garbage, half, header_only, scribbled]
+
+
+@pytest.fixture
+def damaged(home: Home, ledger: Ledger, request: pytest.FixtureRequest) -> Path:
+    """The path of a ledger with a campaign in it, damaged as the parameter says."""
+    register_demo(ledger)
+    ledger.close()
+    path = home.path / "ledger.db"
+    with sqlite3.connect(path) as connection:
+        connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+    connection.close()
+    path.write_bytes(request.param(path.read_bytes()))
+    return path
+
+
+@pytest.mark.parametrize("damaged", DAMAGE, indirect=True)
+def test_a_damaged_ledger_is_reported_with_its_path_and_left_as_it_is(damaged: Path, home: Home) -> None:
+    before = damaged.read_bytes()
+    with pytest.raises(LedgerDamaged, match=str(damaged)), Reader(home.ledger_url) as reader:
+        queries.campaign(reader, "demo")
+    with pytest.raises(LedgerDamaged, match=f"{damaged}: is damaged .*untouched"):
+        register_demo(Ledger.open(home))
+    assert damaged.read_bytes() == before
+
+
+def test_no_ledger_yet_is_no_damage(home: Home) -> None:
+    with pytest.raises(Refused, match="does not exist yet") as error:
+        Reader(home.ledger_url)
+    assert not isinstance(error.value, LedgerDamaged)
+
+
+def test_a_ledger_that_is_just_being_made_is_not_called_damaged(home: Home) -> None:
+    (home.path / "ledger.db").touch()
+    with pytest.raises(Refused) as error, Reader(home.ledger_url) as reader:
+        queries.campaign(reader, "demo")
+    assert not isinstance(error.value, LedgerDamaged)
+
+
+def test_a_locked_ledger_is_not_called_damaged(home: Home, book: Book, monkeypatch: pytest.MonkeyPatch) -> None:
+    with Reader(home.ledger_url) as reader:
+        monkeypatch.setattr(reader, "_sqlite", None)
+        monkeypatch.setattr(reader, "_select", _locked)
+        with pytest.raises(Transient, match="locked"):
+            queries.campaign(reader, "demo")
+
+
+def _locked(*_: object) -> None:
+    raise sqlite3.OperationalError("database is locked")
+
+
+def test_a_ledger_of_a_newer_release_is_refused_and_left_as_it_is(home: Home, ledger: Ledger) -> None:
+    with ledger.write() as connection:
+        connection.execute(text("UPDATE alembic_version SET version_num = '9999'"))
+    with pytest.raises(Refused, match="schema 9999 is not known to this release"):
+        Ledger.open(home)
+    with ledger.read() as connection:
+        assert connection.execute(text("SELECT version_num FROM alembic_version")).scalar() == "9999"
+
+
+def test_a_home_that_cannot_be_written_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "file").write_text("in the way")
+    monkeypatch.setenv("CAMPAIGN_HOME", str(tmp_path / "file" / "home"))
+    with pytest.raises(Refused, match=r"CAMPAIGN_HOME .*cannot be written"):
+        Home.locate().ensure()
+
+
+def test_the_migrations_make_exactly_the_tables_of_the_code(ledger: Ledger) -> None:
+    from alembic.autogenerate import compare_metadata
+    from alembic.migration import MigrationContext
+
+    with ledger.write() as connection:
+        context = MigrationContext.configure(connection, opts={"compare_type": True, "compare_server_default": True})
+        assert compare_metadata(context, t.metadata) == []
+        assert context.get_current_revision() == SCHEMA_REVISION
+
+
+def test_the_schema_check_would_see_a_missing_column_and_a_missing_constraint(ledger: Ledger) -> None:
+    from alembic.autogenerate import compare_metadata
+    from alembic.migration import MigrationContext
+
+    with ledger.write() as connection:
+        connection.execute(text("ALTER TABLE campaigns DROP COLUMN reason"))
+        connection.execute(text("DROP INDEX ix_events_campaign"))
+        found = str(compare_metadata(MigrationContext.configure(connection), t.metadata))
+    assert "reason" in found
+    assert "ix_events_campaign" in found
+
+
+def test_what_is_committed_is_synced_and_readers_do_not_wait(ledger: Ledger) -> None:
+    with ledger.write() as connection:
+        assert connection.execute(text("PRAGMA journal_mode")).scalar() == "wal"
+        assert connection.execute(text("PRAGMA synchronous")).scalar() == 2
+        assert connection.execute(text("PRAGMA foreign_keys")).scalar() == 1
+        # A reader beside this open write transaction.
+        with ledger.read() as beside:
+            assert beside.execute(text("SELECT COUNT(*) FROM campaigns")).scalar() == 0
+
+
+def test_a_failed_transaction_leaves_nothing(ledger: Ledger) -> None:
+    def fail() -> None:
+        with ledger.write() as connection:
+            connection.execute(text("DELETE FROM alembic_version"))
+            raise RuntimeError("power cut")
+
+    with pytest.raises(RuntimeError):
+        fail()
+    with ledger.read() as connection:
+        assert connection.execute(text("SELECT COUNT(*) FROM alembic_version")).scalar() == 1
+
+
+OPEN = """
+import sys, time
+from prefect_campaign.ledger.location import Home
+from prefect_campaign.ledger.store import Ledger
+home = Home.locate().ensure()
+while time.time() < float(sys.argv[1]):
+    pass
+ledger = Ledger.open(home)
+from sqlalchemy import text
+with ledger.write() as connection:
+    connection.execute(text("INSERT INTO campaigns (name, round, status, reason, phase, stage, iteration, plan_hash, "
+        "spec, fence, created_at, updated_at) VALUES (:n, 1, 'open', '', 'pilot', 's', 1, 'h', '{}', 0, 0, 0)"),
+        {"n": sys.argv[2]})
+"""
+
+
+def test_several_processes_may_open_a_new_home_at_once(home: Home) -> None:
+    import time
+
+    start = str(time.time() + 3)
+    running = [
+        subprocess.Popen([sys.executable, "-c", OPEN, start, f"c{i}"], stderr=subprocess.PIPE, text=True)
+        for i in range(4)
+    ]
+    said = [process.communicate(timeout=60)[1] for process in running]
+    assert [process.returncode for process in running] == [0] * 4, "\n".join(said)
+    with Reader(home.ledger_url) as reader:
+        assert sorted(queries.campaign_names(reader)) == ["c0", "c1", "c2", "c3"]
+
+
+def test_a_path_with_odd_characters_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    odd = tmp_path / "a b?c#d%20é"
+    monkeypatch.setenv("CAMPAIGN_HOME", str(odd))
+    monkeypatch.delenv("CAMPAIGN_LEDGER_URL", raising=False)
+    home = Home.locate().ensure()
+    ledger = Ledger.open(home)
+    register_demo(ledger)
+    ledger.close()
+    assert (odd / "ledger.db").is_file()
+    with Reader(home.ledger_url) as reader:
+        assert queries.campaign(reader, "demo")["name"] == "demo"
+    shutil.rmtree(odd)
