@@ -136,20 +136,18 @@ async def _pivot(setting: Setting, verdicts: list[StageVerdict], answer: Questio
 async def _kill(setting: Setting, verdicts: list[StageVerdict], answer: Question, why: str = "") -> dict[str, Any]:
     """Roll back: lessons and failure summary kept, everything archived, the next round waits for a person."""
     write_rollback(Path(setting.results), setting.campaign, verdicts, answer, why)
-    await publish_results(setting.campaign.name, setting)
+    await publish_results(setting.campaign.name, setting, CampaignStatus.KILLED)
     end(setting, CampaignStatus.KILLED, f"{answer.answer} by {answer.by}: {why or answer.reason or 'no reason given'}")
     crash_point("campaign_ended")
     return _outcome(setting)
 
 
 async def _finish(setting: Setting) -> dict[str, Any]:
-    await publish_results(setting.campaign.name, setting)
-    crash_point("results_exported")
     held = [v.exp_id for v in setting.views(setting.campaign.full.name) if v.state == "on_hold"]
-    if held:
-        setting.change(why=f"{len(held)} experiments on hold, e.g. {held[0]}", status=CampaignStatus.OPEN)
-    else:
-        end(setting, CampaignStatus.COMPLETED, "")
+    status = CampaignStatus.OPEN if held else CampaignStatus.COMPLETED
+    await publish_results(setting.campaign.name, setting, status)
+    crash_point("results_exported")
+    end(setting, status, f"{len(held)} experiments on hold, e.g. {held[0]}" if held else "")
     crash_point("campaign_ended")
     return _outcome(setting)
 

@@ -76,12 +76,13 @@ async def publish_text(setting: Setting, kind: str, markdown: str) -> None:
 
 
 @task(name="publish results", cache_policy=NO_CACHE, persist_result=False, retries=1)
-async def publish_results(campaign: str, setting: Setting | None = None) -> str:
+async def publish_results(campaign: str, setting: Setting | None = None, status: str | None = None) -> str:
     """Write all results files, list them in the ledger, and link them from Prefect.
 
     Args:
         campaign: name of the campaign.
         setting: the open campaign, to spare opening it again.
+        status: what the report calls the campaign, where that is about to change.
 
     Returns:
         The results folder.
@@ -91,7 +92,7 @@ async def publish_results(campaign: str, setting: Setting | None = None) -> str:
 
         setting = open_setting(campaign)
     folder = Path(setting.results)
-    paths = await asyncio.to_thread(export, setting.ledger, setting.campaign, folder)
+    paths = await asyncio.to_thread(export, setting.ledger, setting.campaign, folder, status=status)
     with setting.ledger.write() as connection:
         add_artifacts(
             connection,

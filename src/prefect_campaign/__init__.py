@@ -3,8 +3,18 @@
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from prefect_campaign.model.spec import Budget, Campaign, Check, Group, Objective, Policy, Publish
-    from prefect_campaign.model.spec import Resources, Stage, Tracking
+    from prefect_campaign.model.spec import (
+        Budget,
+        Campaign,
+        Check,
+        Group,
+        Objective,
+        Policy,
+        Publish,
+        Resources,
+        Stage,
+        Tracking,
+    )
     from prefect_campaign.model.sweep import Range, Sweep
 
 __all__ = [

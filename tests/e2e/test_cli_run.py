@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import NoReturn
 
 import pytest
-from e2e.world import World, reachable
+from e2e.world import World, reachable, until
 
 pytestmark = pytest.mark.e2e
 
@@ -175,7 +175,8 @@ def test_pivot_with_changes_goes_on_by_itself_and_asks_again(world: World) -> No
 def test_approve_from_another_terminal_and_drop_an_experiment(world: World) -> None:
     running = world.start("run", world.spec())
     asked = world.question()
-    assert "campaign approve tiny CONTINUE|PIVOT|KILL --by WHO --reason WHY" in world.said("run")
+    command = "campaign approve tiny CONTINUE|PIVOT|KILL --by WHO --reason WHY\n"
+    until(lambda: command in world.said("run"), "the terminal says how to answer", world.hint)
     assert f"/runs/flow-run/{asked['flow_run_id']}" in world.said("run")
     assert "campaign approve tiny" in world.campaign("status", "tiny").out
 

@@ -53,7 +53,7 @@ class Watcher:
         """Show progress until the flow run has ended; returns what the campaign came to."""
         from prefect.client.orchestration import get_client
 
-        self._console.print(f"flow run {ui_url(self.api_url, flow_run_id)}")
+        self._console.print(f"flow run {ui_url(self.api_url, flow_run_id)}", soft_wrap=True)
         state: Any = None
         checked = 0.0
 
@@ -127,9 +127,11 @@ class Watcher:
         self._asked.add(self._key(asked))
         self._console.print(Markdown(asked["shown"]))
         if asked["flow_run_id"]:
-            self._console.print(f"\nanswer in the UI   {ui_url(self.api_url, asked['flow_run_id'])}  (Resume)")
+            url = ui_url(self.api_url, asked["flow_run_id"])
+            self._console.print(f"\nanswer in the UI   {url}  (Resume)", soft_wrap=True)
         self._console.print(
-            f"or elsewhere       campaign approve {self.name} CONTINUE|PIVOT|KILL --by WHO --reason WHY"
+            f"or elsewhere       campaign approve {self.name} CONTINUE|PIVOT|KILL --by WHO --reason WHY",
+            soft_wrap=True,
         )
         if self._approve:
             self._answer(self._approve, self._by, self._reason or "--approve")

@@ -17,10 +17,11 @@ from prefect_campaign.results.report import write_report
 from prefect_campaign.results.statistics import write_significance
 
 
-def export(ledger: Ledger, campaign: Campaign, folder: Path) -> list[Path]:
+def export(ledger: Ledger, campaign: Campaign, folder: Path, *, status: str | None = None) -> list[Path]:
     """Write tables, statistics, plots, report and the Hugging Face folder; doing it again replaces them.
 
-    Notes that people wrote into ``experiment_log.csv`` stay.
+    Notes that people wrote into ``experiment_log.csv`` stay. `status` is what the report shows instead of the
+    ledger's word, for the moment before the campaign is closed.
 
     Raises:
         Refused: the folder cannot be written.
@@ -58,7 +59,7 @@ def export(ledger: Ledger, campaign: Campaign, folder: Path) -> list[Path]:
             synthesis_path=synthesis if synthesis.is_file() else None,
             significance=significance,
             gate=gate,
-            summary={"plan_hash": row.plan_hash, "hours": hours, "status": row.status, "round": row.round},
+            summary={"plan_hash": row.plan_hash, "hours": hours, "status": status or row.status, "round": row.round},
         )
     )
     paths.append(stage_dataset(folder, campaign, views, folder / "hub"))

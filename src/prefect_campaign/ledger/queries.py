@@ -65,11 +65,9 @@ def experiment_views(
         **params,
     )
     reported: dict[tuple[str, int], list[dict[str, Any]]] = {}
-    for metric in reader.rows(
-        "SELECT exp_id, attempt, name, last, points FROM metrics WHERE campaign_id = :campaign_id"
-        + (" AND exp_id = :exp_id" if exp_id is not None else ""),
-        **{k: v for k, v in params.items() if k != "stage"},
-    ):
+    all_or_one = "SELECT exp_id, attempt, name, last, points FROM metrics WHERE campaign_id = :campaign_id"
+    all_or_one += " AND exp_id = :exp_id" if exp_id is not None else ""
+    for metric in reader.rows(all_or_one, **{k: v for k, v in params.items() if k != "stage"}):
         reported.setdefault((metric["exp_id"], metric["attempt"]), []).append(metric)
     return [_view(row, reported.get((row["exp_id"], row["attempt"]), [])) for row in rows]
 

@@ -3,8 +3,6 @@
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import select
-
 from prefect_campaign import Campaign, Objective, Sweep
 from prefect_campaign.ledger import batches, queries
 from prefect_campaign.ledger import tables as t
@@ -61,12 +59,13 @@ class Book:
             return [r["token"] for r in batches.open_attempts(reader, self.row.id)]
 
     def rows(self, table: Any) -> list[dict[str, Any]]:
-        with self.ledger.read() as connection:
-            return [dict(r) for r in connection.execute(select(table).order_by(table.c.id)).mappings()]
+        with Reader(self.ledger.url) as reader:
+            return _rows(reader, table)
 
     def dump(self) -> dict[str, list[dict[str, Any]]]:
         """Everything that is on record."""
-        return {table.name: self.rows(table) for table in t.metadata.sorted_tables}
+        with Reader(self.ledger.url) as reader:
+            return {name: _rows(reader, table) for name, table in t.metadata.tables.items()}
 
     def open_stage(self, stage: str = "minimal") -> None:
         with self.ledger.write() as connection:
@@ -100,6 +99,10 @@ class Book:
         )
         with self.ledger.write() as connection:
             record_outcomes(connection, self.row.id, [outcome], now=self.ledger.clock())
+
+
+def _rows(reader: Reader, table: Any) -> list[dict[str, Any]]:
+    return reader.rows(f'SELECT * FROM "{table.name}" ORDER BY id')
 
 
 def attempt_of(exp_id: str, attempt: int) -> AttemptSpec:
