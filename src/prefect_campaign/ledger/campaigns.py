@@ -64,7 +64,7 @@ def register(
         plan: its plan.
         now: time in seconds since the epoch.
         spec_path: where the spec was read from.
-        new_round: start over if the latest round has ended.
+        new_round: start over if the latest round has ended, or was pivoted and the plan is still the same.
 
     Raises:
         Refused: the round was killed, or finished experiments ran with another command.
@@ -78,7 +78,8 @@ def register(
             "start another with --new-round, or give the spec another name"
         )
     spec = campaign.model_dump(mode="json")
-    if row is None or (new_round and CampaignStatus(row.status).ended):
+    stuck = row is not None and row.status == CampaignStatus.PIVOTED and row.plan_hash == plan.plan_hash
+    if row is None or (new_round and (CampaignStatus(row.status).ended or stuck)):
         values = {
             "name": campaign.name,
             "round": row.round + 1 if row else 1,
@@ -206,16 +207,19 @@ def _record_plan(connection: Connection, row: CampaignRow, plan: Plan, spec: dic
         if old is None:
             fresh.append(_experiment_values(row, planned, position, now))
             continue
-        if old["definition"] != planned.definition and old["state"] == ExperimentState.DONE:
-            raise Refused(
-                f"command: {planned.exp_id!r} is already done with another command, environment or args of the "
-                "same id; give the campaign a new name, or run it with --new-round"
-            )
+        if old["definition"] != planned.definition:
+            _refuse_other_work(planned.exp_id, old["state"])
+            # What a fix made of the old command has no place in the new one.
+            forgotten: dict[str, Any] = {"healed": None, "retry_at": None, "comparable": True, "changes": []}
+            connection.execute(update(table).where(table.c.id == old["id"]).values(**forgotten))
         connection.execute(
             update(table)
             .where(table.c.id == old["id"])
             .values(
                 position=position,
+                phase=planned.phase,
+                stage=planned.stage,
+                stage_index=planned.stage_index,
                 definition=planned.definition,
                 params=planned.params,
                 purpose=planned.purpose,
@@ -256,6 +260,17 @@ def _record_plan(connection: Connection, row: CampaignRow, plan: Plan, spec: dic
             "replanned",
             exp_id,
         )
+
+
+def _refuse_other_work(exp_id: str, state: str) -> None:
+    """The same id must always mean the same work."""
+    if state == ExperimentState.DONE:
+        raise Refused(
+            f"command: {exp_id!r} is already done with another command, environment or args of the "
+            "same id; give the campaign a new name, or run it with --new-round"
+        )
+    if state in (ExperimentState.LAUNCHING, ExperimentState.RUNNING):
+        raise Refused(f"command: {exp_id!r} is running with another command; wait for it, or stop it first")
 
 
 def _experiment_values(row: CampaignRow, planned: PlannedExperiment, position: int, now: float) -> dict[str, Any]:

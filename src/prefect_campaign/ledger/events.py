@@ -16,7 +16,7 @@ def event(
     new: str | None = None,
     why: str = "",
     exp_id: str | None = None,
-    evidence: Any = None,
+    data: Any = None,
 ) -> dict[str, Any]:
     """One event as a row for `add_events`."""
     return {
@@ -28,7 +28,7 @@ def event(
         "old": old,
         "new": new,
         "why": why,
-        "evidence": evidence,
+        "data": data,
     }
 
 

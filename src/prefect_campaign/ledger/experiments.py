@@ -178,7 +178,8 @@ def record_submitted(
         {"_token": s.token, "_job": h.job_id, "_handle": dataclasses.asdict(h), "_host": h.host, "_now": now}
         for s, h in submitted
     ]
-    connection.execute(_submitted_statement(), rows)
+    if connection.execute(_submitted_statement(), rows).rowcount != len(rows):
+        raise Stale("an attempt was closed meanwhile; reading again")
 
 
 def record_outcomes(connection: Connection, campaign_id: int, outcomes: Sequence[Outcome], *, now: float) -> None:
@@ -260,7 +261,7 @@ def _move_statement(columns: tuple[str, ...]) -> Update:
 def _submitted_statement() -> Update:
     return (
         update(t.attempts)
-        .where(t.attempts.c.token == bindparam("_token"))
+        .where(t.attempts.c.token == bindparam("_token"), t.attempts.c.state == AttemptState.LAUNCHING)
         .values(
             state=AttemptState.RUNNING,
             job_id=bindparam("_job"),

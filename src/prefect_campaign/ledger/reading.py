@@ -6,10 +6,23 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
-from prefect_campaign.model.errors import LedgerDamaged, Refused
+from prefect_campaign.model.errors import LedgerDamaged, Refused, Transient
 
 JSON_COLUMNS = frozenset(
-    ("spec", "params", "changes", "monitoring", "healed", "handle", "cursors", "curve", "choices", "cost", "drop")
+    (
+        "spec",
+        "params",
+        "changes",
+        "monitoring",
+        "healed",
+        "handle",
+        "cursors",
+        "curve",
+        "choices",
+        "cost",
+        "drop",
+        "data",
+    )
 )
 """Columns that hold JSON text; they come back decoded."""
 
@@ -41,11 +54,15 @@ class Reader:
         """
         try:
             found = self._select(sql, params)
+        except sqlite3.OperationalError as error:
+            text = str(error)
+            if "locked" in text or "busy" in text:
+                raise Transient(f"ledger {self._place}: locked by another process for 30 s; try again") from None
+            if "no such table" in text:
+                raise Refused(f"ledger {self._place}: holds no campaigns yet; run one first") from None
+            raise LedgerDamaged(self._damaged(error)) from None
         except sqlite3.DatabaseError as error:
-            raise LedgerDamaged(
-                f"ledger {self._place}: cannot be read ({error}); it was left untouched: "
-                "move it aside or restore a copy"
-            ) from None
+            raise LedgerDamaged(self._damaged(error)) from None
         for row in found:
             for key in row.keys() & JSON_COLUMNS:
                 if isinstance(row[key], str):
@@ -64,6 +81,9 @@ class Reader:
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+    def _damaged(self, error: Exception) -> str:
+        return f"ledger {self._place}: cannot be read ({error}); it was left untouched: move it aside or restore a copy"
 
     def _select(self, sql: str, params: dict[str, Any]) -> list[dict[str, Any]]:
         if self._sqlite is not None:

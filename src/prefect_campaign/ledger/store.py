@@ -6,7 +6,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import Connection, Engine, create_engine, event, make_url, select
+from sqlalchemy import URL, Connection, Engine, create_engine, event, make_url, select
 from sqlalchemy.exc import DatabaseError, OperationalError
 
 from prefect_campaign.ledger import tables as t
@@ -100,9 +100,12 @@ class Ledger:
 
 
 def _engine(url: str) -> Engine:
-    if not make_url(url).drivername.startswith("sqlite"):
+    if not url.startswith("sqlite"):
         return create_engine(url, pool_pre_ping=True)
-    engine = create_engine(url, connect_args={"timeout": 30, "check_same_thread": False})
+    # Not parsed as a URL: a folder's name may hold a question mark.
+    engine = create_engine(
+        URL.create("sqlite", database=_place(url)), connect_args={"timeout": 30, "check_same_thread": False}
+    )
 
     @event.listens_for(engine, "connect")
     def _configure(connection: Any, _record: Any) -> None:
@@ -119,10 +122,15 @@ def _engine(url: str) -> Engine:
     return engine
 
 
+def _place(url: str) -> str:
+    """Where the ledger is, for people, and for SQLite the path itself; without a password."""
+    return url.split("///", 1)[1] if url.startswith("sqlite") else make_url(url).render_as_string(hide_password=True)
+
+
 @contextmanager
 def _explained(url: str) -> Iterator[None]:
     """Database errors as one line with the ledger's place and what to do."""
-    place = make_url(url).database or url
+    place = _place(url)
     try:
         yield
     except OperationalError as error:

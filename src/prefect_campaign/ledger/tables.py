@@ -145,7 +145,7 @@ events = Table(
     Column("old", String(40)),
     Column("new", String(40)),
     Column("why", Text, nullable=False, default=""),
-    Column("evidence", JSON),
+    Column("data", JSON),
 )
 
 metrics = Table(

@@ -99,7 +99,7 @@ def test_who_when_why_and_which_plan_are_on_record(book: Book) -> None:
         3.5,
     )
     event = book.rows(t.events)[-1]
-    assert (event["who"], event["new"], event["at"], event["evidence"]["plan_hash"]) == ("ada", "CONTINUE", 2.0, HASH)
+    assert (event["who"], event["new"], event["at"], event["data"]["plan_hash"]) == ("ada", "CONTINUE", 2.0, HASH)
 
 
 @pytest.mark.parametrize(

@@ -43,7 +43,8 @@ EXPERIMENTS = ["p1_main_lr1_s0", "main_lr1_s0"]
 OPEN = (AttemptState.LAUNCHING, AttemptState.RUNNING)
 exp_ids = st.sampled_from(EXPERIMENTS)
 states = st.sampled_from(list(E))
-ends = st.sampled_from([(AttemptState.DONE, E.DONE), (AttemptState.FAILED, E.QUEUED), (AttemptState.LOST, E.FAILED)])
+AGAIN = (AttemptState.FAILED, E.QUEUED)
+ends = st.sampled_from([AGAIN, AGAIN, (AttemptState.DONE, E.DONE), (AttemptState.LOST, E.FAILED)])
 
 
 class LedgerMachine(RuleBasedStateMachine):

@@ -7,7 +7,7 @@ from unit.ledger.ledger_data import Book
 
 from prefect_campaign.ledger import queries
 from prefect_campaign.ledger import tables as t
-from prefect_campaign.ledger.observations import CURVE_POINTS, add_alert, add_artifacts, add_metrics
+from prefect_campaign.ledger.observations import CURVE_POINTS, Reading, add_alert, add_artifacts, add_metrics
 from prefect_campaign.ledger.reading import Reader
 from prefect_campaign.model.records import MetricRow
 
@@ -16,9 +16,8 @@ PILOT = "p1_main_lr1_s0"
 
 def add(book: Book, rows: list[MetricRow], cursors: dict | None = None, attempt: int = 1) -> None:
     with book.ledger.write() as connection:
-        add_metrics(
-            connection, book.row.id, PILOT, attempt, rows, f"t-{PILOT}-a{attempt}", {} if cursors is None else cursors
-        )
+        token = f"t-{PILOT}-a{attempt}"
+        add_metrics(connection, book.row.id, [Reading(PILOT, attempt, token, rows, cursors or {})])
 
 
 def stored(book: Book, name: str = "loss") -> dict:

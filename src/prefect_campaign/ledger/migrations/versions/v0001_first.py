@@ -140,7 +140,7 @@ def upgrade() -> None:
         sa.Column("old", sa.String(length=40), nullable=True),
         sa.Column("new", sa.String(length=40), nullable=True),
         sa.Column("why", sa.Text(), nullable=False),
-        sa.Column("evidence", sa.JSON(), nullable=True),
+        sa.Column("data", sa.JSON(), nullable=True),
         sa.ForeignKeyConstraint(
             ["campaign_id"],
             ["campaigns.id"],
