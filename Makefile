@@ -34,8 +34,10 @@ lint: setup
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
+# Unit and contract tests side by side; those with servers and crashes one after the other.
 test: lint
-	$(BIN)/pytest $(PYTEST_ARGS)
+	$(BIN)/pytest -n auto tests/unit tests/contract $(PYTEST_ARGS)
+	$(BIN)/pytest tests/crash tests/e2e $(PYTEST_ARGS)
 
 bench: setup
 	$(BIN)/python bench/throughput.py

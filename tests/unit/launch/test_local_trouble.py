@@ -104,15 +104,6 @@ async def test_a_run_dir_that_vanished_is_gone(launcher, tmp_path):
     assert (await see(launcher, spec, handle)).status == "gone"
 
 
-@pytest.mark.skipif(os.getuid() == 0, reason="root reads everything")
-async def test_a_record_that_cannot_be_read_is_unreachable(launcher, tmp_path):
-    spec = make_spec(tmp_path / "e/a1", "true")
-    handle = await launcher.submit(spec)
-    await asyncio.wait_for(launcher.ended(spec, handle), PATIENCE)
-    (Path(spec.run_dir) / "status.json").chmod(0)
-    assert (await see(launcher, spec, handle)).status == "unreachable"
-
-
 async def test_a_record_behind_a_failing_disk_is_unreachable(launcher, tmp_path, monkeypatch):
     spec = make_spec(tmp_path / "e/a1", "true")
     handle = await launcher.submit(spec)

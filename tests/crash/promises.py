@@ -1,0 +1,101 @@
+"""What no crash may change: each experiment trained as often as it must be, and everything closed in the end."""
+
+import shlex
+from collections import Counter
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from e2e.world import World
+
+ATTEMPTS = {"p1_1_baseline_s0": 1, "p1_2_main_s0": 2, "1_baseline_s0": 1, "2_main_s0": 2}
+"""exp_id -> how often it is trained: method 2 fails at its first attempt."""
+
+VALUES = {"p1_1_baseline_s0": 1.0, "p1_2_main_s0": 2.0, "1_baseline_s0": 1.0, "2_main_s0": 2.0}
+"""exp_id -> value of the objective."""
+
+
+def small_campaign(world: World, **changes: Any) -> Path:
+    """Spec of two methods in two stages; every training notes its start and its end in a side file.
+
+    A line of the side file is ``start|failed|done exp_id aN``. Each is written by one write, in the order in which
+    things happened.
+    """
+    log = shlex.quote(str(side_file(world)))
+    script = world.folder / "train.sh"
+    script.write_text(
+        f"""\
+attempt=$(basename "$3")
+echo "start $1 $attempt" >> {log}
+sleep 0.15
+if [ "$2 $attempt" = "2 a1" ]; then
+  echo "failed $1 $attempt" >> {log}
+  exit 1
+fi
+echo "final/x=$2"
+echo "done $1 $attempt" >> {log}
+"""
+    )
+    policy = {"max_parallel": 2, "pilot_retries": 2, "full_retries": 2, "retry_delay_seconds": 0.05}
+    command = ["sh", str(script), "{exp_id}", "{method}", "{run_dir}"]
+    return world.spec("small", command=command, policy=policy, **changes)
+
+
+def side_file(world: World) -> Path:
+    """Where the trainings note what they do."""
+    return world.folder / "trainings.txt"
+
+
+def outcome(world: World) -> Mapping[str, tuple[str, float | None]]:
+    """exp_id -> state and objective value."""
+    rows = world.rows("SELECT exp_id, state, objective_value FROM experiments")
+    return {r["exp_id"]: (r["state"], r["objective_value"]) for r in rows}
+
+
+def check_promises(world: World) -> None:
+    """All that must hold once the campaign is completed, whatever happened on the way."""
+    assert world.row("small")["status"] == "completed"
+    assert outcome(world) == {exp_id: ("done", value) for exp_id, value in VALUES.items()}
+    check_trainings(side_file(world).read_text().splitlines())
+    recorded = Counter((exp_id, number, state) for exp_id, number, state in world.attempts())
+    assert recorded == Counter(
+        (exp_id, number, "done" if number == n else "failed")
+        for exp_id, n in ATTEMPTS.items()
+        for number in range(1, n + 1)
+    )
+    assert world.rows("SELECT * FROM leases") == []
+    assert world.row("small")["owner"] is None
+    check_states(world)
+    (gate,) = world.gates()
+    assert (gate["answer"], gate["by"], gate["try_no"]) == ("CONTINUE", "tester", 1)
+    answers = world.rows("SELECT * FROM events WHERE kind = 'gate' AND new = 'CONTINUE'")
+    assert len(answers) == 1
+
+
+def check_trainings(lines: list[str]) -> None:
+    """Each attempt was trained once, to its end, and no two of one experiment at the same time."""
+    expected = Counter()
+    for exp_id, attempts in ATTEMPTS.items():
+        for number in range(1, attempts + 1):
+            expected[f"start {exp_id} a{number}"] += 1
+            expected[f"{'done' if number == attempts else 'failed'} {exp_id} a{number}"] += 1
+    assert Counter(lines) == expected
+    for exp_id in ATTEMPTS:
+        words = [line.split()[0] for line in lines if line.split()[1] == exp_id]
+        assert all((word == "start") == (i % 2 == 0) for i, word in enumerate(words)), words
+    running = most = 0
+    for line in lines:
+        running += 1 if line.startswith("start ") else -1
+        most = max(most, running)
+    assert most <= 2, "more ran at once than policy.max_parallel allows"
+
+
+def check_states(world: World) -> None:
+    """Each experiment went from state to state without a gap, and launched each attempt once."""
+    events = world.rows("SELECT exp_id, old, new FROM events WHERE kind = 'state' ORDER BY id")
+    for exp_id, attempts in ATTEMPTS.items():
+        steps = [(e["old"], e["new"]) for e in events if e["exp_id"] == exp_id]
+        assert all(a[1] == b[0] for a, b in zip(steps, steps[1:], strict=False)), steps
+        assert steps[0] == ("planned", "ready")
+        assert steps[-1] == ("running", "done")
+        assert sum(new == "launching" for _, new in steps) == attempts, steps

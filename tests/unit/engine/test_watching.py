@@ -1,0 +1,165 @@
+"""What the dispatcher sees while jobs run: losses, time, silence, other hands."""
+
+import asyncio
+import os
+import signal
+from pathlib import Path
+
+import pytest
+from unit.engine.lab import REPORT, Lab, campaign, tick_until
+
+from prefect_campaign.ledger import tables as t
+from prefect_campaign.model.errors import Transient
+from prefect_campaign.model.records import AttemptSpec
+
+HEAL = """case "$*" in *--lr=1.0*) echo '{"loss": NaN, "step": 1}' >>"$CAMPAIGN_RUN_DIR/metrics.jsonl"; sleep 60;; esac
+"""
+
+
+def alerts(lab: Lab) -> list[tuple[str, int, str]]:
+    return [(r["syndrome"], r["attempt"], r["severity"]) for r in lab.rows(t.alerts)]
+
+
+async def test_a_loss_that_is_not_finite_is_stopped_alerted_once_and_healed(tmp_path: Path) -> None:
+    lab = await Lab(campaign(tmp_path, HEAL + REPORT, command="sh job.sh --lr={x}", points=[1.0, 0.5])).run()
+    lab.settled()
+    healed, fine = lab.views
+    assert (healed.state, healed.attempt, healed.comparable) == ("done", 2, False)
+    assert healed.changes == ("learning_rate 1.0 -> 0.1",)
+    assert alerts(lab) == [("nan_inf_loss", 1, "critical")]
+    assert (fine.state, fine.attempt, fine.comparable) == ("done", 1, True)
+
+
+async def test_a_loss_that_is_not_finite_at_the_end_is_alerted_too(tmp_path: Path) -> None:
+    script = """echo '{"loss": NaN}' >>"$CAMPAIGN_RUN_DIR/metrics.jsonl"; exit 1"""
+    lab = await Lab(campaign(tmp_path, script)).run()
+    assert (lab.only.state, lab.only.signature) == ("failed", "nan_loss")
+    assert alerts(lab) == [("nan_inf_loss", 1, "critical")]
+
+
+async def test_policy_may_only_alert(tmp_path: Path) -> None:
+    script = f"""echo '{{"loss": NaN}}' >>"$CAMPAIGN_RUN_DIR/metrics.jsonl"
+while [ ! -e {tmp_path}/go ]; do sleep 0.02; done\n{REPORT}"""
+    lab = Lab(campaign(tmp_path, script, policy={"on_non_finite": "continue"}))
+    async with lab.open() as dispatcher:
+        await dispatcher.adopt()
+        await tick_until(dispatcher, lambda: alerts(lab))
+        for _ in range(10):
+            await dispatcher.tick()
+            await asyncio.sleep(0.02)
+        assert lab.states == ["running"]
+        (tmp_path / "go").touch()
+        await asyncio.wait_for(dispatcher.run(), 20)
+    assert (lab.only.state, lab.only.attempt) == ("done", 1)
+    assert alerts(lab) == [("nan_inf_loss", 1, "critical")]
+
+
+async def test_news_are_told_and_recorded_while_the_job_runs(tmp_path: Path) -> None:
+    script = f"""echo '{{"loss": 3, "step": 1}}' >>"$CAMPAIGN_RUN_DIR/metrics.jsonl"
+while [ ! -e {tmp_path}/go ]; do sleep 0.02; done\n{REPORT}"""
+    lab = Lab(campaign(tmp_path, script))
+    told: list[AttemptSpec] = []
+    async with lab.open() as dispatcher:
+        dispatcher.on_news = told.append
+        await dispatcher.adopt()
+        await tick_until(dispatcher, lambda: told)
+        assert (lab.only.state, lab.only.metrics) == ("running", {"loss": 3})
+        for _ in range(5):
+            before = lab.dump()
+            await asyncio.sleep(0.06)
+            await dispatcher.tick()
+            assert lab.dump() == before  # no news, nothing written
+        assert len(told) == 1
+        (tmp_path / "go").touch()
+        await asyncio.wait_for(dispatcher.run(), 20)
+    assert lab.only.metrics == {"loss": 3, "acc": 0.5}
+
+
+@pytest.mark.parametrize(
+    ("changes", "signature"),
+    [
+        ({"resources": {"time_minutes": 0.003}}, "timeout"),
+        ({"policy": {"hang_minutes": 0.003}}, "hang"),
+    ],
+)
+async def test_what_runs_too_long_or_falls_silent_is_stopped_with_all_its_children(
+    tmp_path: Path, changes: dict, signature: str
+) -> None:
+    script = f"sh -c 'echo $$ >{tmp_path}/child; sleep 300' & sleep 300\n"
+    lab = await Lab(campaign(tmp_path, script, **changes)).run()
+    lab.settled()
+    assert (lab.only.state, lab.only.attempt, lab.only.signature) == ("failed", 1, signature)
+    assert alerts(lab) == [(signature, 1, "critical")]
+    with pytest.raises(ProcessLookupError):
+        os.kill(int((tmp_path / "child").read_text()), 0)
+
+
+async def test_a_job_that_keeps_talking_does_not_hang(tmp_path: Path) -> None:
+    script = f"for i in 1 2 3 4 5 6 7 8; do echo $i; sleep 0.05; done\n{REPORT}"
+    lab = await Lab(campaign(tmp_path, script, policy={"hang_minutes": 0.005})).run()
+    assert (lab.states, alerts(lab)) == (["done"], [])
+
+
+async def test_a_stubborn_job_does_not_hold_up_the_others(tmp_path: Path) -> None:
+    script = f"""[ "$1" = 1 ] || {{ {REPORT.strip()}; exit; }}
+trap '' TERM; echo '{{"loss": NaN}}' >>"$CAMPAIGN_RUN_DIR/metrics.jsonl"
+while [ ! -e {tmp_path}/go ]; do sleep 0.02; done; exit 1"""
+    lab = Lab(campaign(tmp_path, script, points=[1, 2, 3, 4]))
+    async with lab.open() as dispatcher:
+        driving = asyncio.create_task(dispatcher.run())
+        async with asyncio.timeout(8):  # TERM gets 10 s before KILL follows
+            while lab.states[1:] != ["done"] * 3:
+                await asyncio.sleep(0.02)
+        assert lab.states[0] == "running"
+        (tmp_path / "go").touch()
+        await asyncio.wait_for(driving, 20)
+    assert (lab.views[0].state, lab.views[0].signature) == ("failed", "nan_loss")
+
+
+async def test_a_job_that_was_killed_from_outside_is_lost_and_tried_again(tmp_path: Path) -> None:
+    script = f"""[ "$CAMPAIGN_ATTEMPT" = 1 ] || {{ {REPORT.strip()}; exit; }}
+echo $PPID >{tmp_path}/leader.new; mv {tmp_path}/leader.new {tmp_path}/leader; sleep 60"""
+    lab = Lab(campaign(tmp_path, script))
+    async with lab.open() as dispatcher:
+        driving = asyncio.create_task(dispatcher.run())
+        async with asyncio.timeout(10):
+            while not (tmp_path / "leader").exists():
+                await asyncio.sleep(0.01)
+        os.killpg(int((tmp_path / "leader").read_text()), signal.SIGKILL)
+        await asyncio.wait_for(driving, 20)
+    lab.settled()
+    assert (lab.only.state, lab.only.attempt) == ("done", 2)
+    assert [(r["state"], r["signature"]) for r in lab.rows(t.attempts)] == [("lost", "lost"), ("done", None)]
+
+
+async def test_cancelling_stops_this_batch_and_nothing_is_tried_again(tmp_path: Path) -> None:
+    lab = Lab(campaign(tmp_path, "sleep 60", points=[1, 2]))
+    async with lab.open() as dispatcher:
+        await dispatcher.adopt()
+        await tick_until(dispatcher, lambda: lab.states == ["running", "running"])
+        await dispatcher.cancel_all("wrong data set")
+        await asyncio.wait_for(dispatcher.run(), 20)
+    lab.settled()
+    assert lab.states == ["cancelled", "cancelled"]
+    assert lab.views[0].reason == "wrong data set"
+    assert {r["state"] for r in lab.rows(t.attempts)} == {"cancelled"}
+
+
+async def test_a_stop_that_fails_is_tried_again(tmp_path: Path) -> None:
+    from prefect_campaign.launch.local import LocalLauncher
+
+    class Slippery(LocalLauncher):
+        tries = 0
+
+        async def cancel(self, spec, handle, *, grace_seconds: float = 10.0) -> None:
+            self.tries += 1
+            if self.tries == 1:
+                raise Transient("not now")
+            await super().cancel(spec, handle, grace_seconds=grace_seconds)
+
+    launcher = Slippery()
+    spec = campaign(tmp_path, "sleep 60", resources={"time_minutes": 0.002})
+    lab = Lab(spec)
+    async with lab.open(launcher) as dispatcher:
+        await asyncio.wait_for(dispatcher.run(), 15)
+    assert (lab.only.state, lab.only.signature, launcher.tries) == ("failed", "timeout", 2)
