@@ -181,18 +181,17 @@ class Watcher:
             self._console.print(line, highlight=False, soft_wrap=True, markup=False)
 
 
-def tell_outcome(outcome: dict[str, Any]) -> None:
+def tell_outcome(outcome: dict[str, Any], api_url: str) -> None:
     """Say on the terminal what the campaign came to, and where the results are."""
-    console = Console()
     status = outcome.get("status")
     reason = outcome.get("error") or outcome.get("reason") or ""
     if outcome.get("error"):
         Console(stderr=True).print(f"campaign: {reason}", style="red", markup=False, highlight=False, soft_wrap=True)
         return
-    console.print(
-        f"campaign {outcome.get('campaign')}: {status}{': ' + reason if reason else ''}", soft_wrap=True, markup=False
-    )
+    lines = [f"campaign {outcome.get('campaign')}: {status}{': ' + reason if reason else ''}"]
     if status == "pivoted":
-        console.print("edit the spec and run it again: the changed plan is the next iteration")
+        lines.append("edit the spec and run it again: the changed plan is the next iteration")
     if outcome.get("results") and status in ("completed", "killed", "open"):
-        console.print(f"results in {outcome['results']}", soft_wrap=True, markup=False)
+        lines.append(f"results in {outcome['results']}")
+    lines.append(f"Prefect UI {ui_url(api_url)} (an embedded server runs on until `campaign down`)")
+    Console().print("\n".join(lines), soft_wrap=True, markup=False, highlight=False)

@@ -33,13 +33,12 @@ def run_spec(spec: str | Campaign, *, approve: str, by: str, reason: str, new_ro
     _quiet()
     url = ensure_server(home)
     watcher = Watcher(home, campaign.name, url, approve=choice, by=by, reason=reason)
+    source = os.path.abspath(spec) if isinstance(spec, str) else campaign
     if deployed:
         from prefect_campaign.cli.serve import trigger
 
-        source = os.path.abspath(spec) if isinstance(spec, str) else campaign
-        return _told(trigger(home, source, new_round=new_round, watcher=watcher))
-    source = os.path.abspath(spec) if isinstance(spec, str) else campaign
-    return _told(_in_this_process(source, new_round, watcher))
+        return _told(trigger(home, source, new_round=new_round, watcher=watcher), url)
+    return _told(_in_this_process(source, new_round, watcher), url)
 
 
 def resume_campaign(name: str, *, approve: str, by: str, reason: str, retry_failed: bool) -> int:
@@ -63,7 +62,7 @@ def resume_campaign(name: str, *, approve: str, by: str, reason: str, retry_fail
     from prefect_campaign.model.load import load_campaign
 
     watcher = Watcher(home, name, url, approve=choice, by=by, reason=reason)
-    return _told(_in_this_process(load_campaign(row["spec"]), False, watcher))
+    return _told(_in_this_process(load_campaign(row["spec"]), False, watcher), url)
 
 
 def run_here(campaign: Campaign, **options: Any) -> dict[str, Any]:
@@ -129,10 +128,10 @@ def _quiet() -> None:
     os.environ.setdefault("PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL", "CRITICAL")
 
 
-def _told(outcome: dict[str, Any]) -> int:
+def _told(outcome: dict[str, Any], url: str) -> int:
     from prefect_campaign.cli.live import tell_outcome
 
-    tell_outcome(outcome)
+    tell_outcome(outcome, url)
     if outcome.get("error"):
         return BAD_INPUT
     return 0 if outcome.get("status") in ("completed", "killed", "pivoted") else FAILED
