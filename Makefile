@@ -44,7 +44,7 @@ bench: setup
 
 lock:
 	uv pip compile pyproject.toml --all-extras --generate-hashes --universal --python-version 3.11 --no-header \
-	    --no-emit-index-url --no-emit-find-links --output-file requirements.lock --quiet
+	    --output-file requirements.lock --quiet
 
 clean-pilot:
 	-CAMPAIGN_HOME=$(PILOT_HOME) $(BIN)/campaign down
