@@ -9,13 +9,12 @@ import asyncio
 import json
 import os
 import resource
-import shutil
-import statistics
 import subprocess
 import time
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -49,6 +48,8 @@ class Spent:
 
 def run_flow(name: str, count: int, slots: int) -> dict[str, Any]:
     """The `monitor` flow: durable ledger, one Prefect task run per experiment, analysis after each."""
+    import fastapi  # noqa: F401 - Prefect loads it with the first flow of a process
+
     from prefect_campaign.flows.monitor import monitor
 
     return _run_ours(name, count, slots, lambda: monitor(name, STAGE))
@@ -57,8 +58,8 @@ def run_flow(name: str, count: int, slots: int) -> dict[str, Any]:
 def run_engine(name: str, count: int, slots: int) -> dict[str, Any]:
     """The dispatcher and its ledger alone, without Prefect."""
     from prefect_campaign.engine.dispatcher import open_dispatcher
-    from prefect_campaign.launch.local import LocalLauncher
     from prefect_campaign.engine.setting import open_setting
+    from prefect_campaign.launch.local import LocalLauncher
 
     async def batch() -> None:
         s = open_setting(name)
@@ -71,8 +72,8 @@ def run_engine(name: str, count: int, slots: int) -> dict[str, Any]:
 
 def _run_ours(name: str, count: int, slots: int, batch: Callable[[], Awaitable[object]]) -> dict[str, Any]:
     from prefect_campaign import Campaign, Objective, Policy, Stage, Sweep, Tracking
-    from prefect_campaign.ledger.experiments import open_stage
     from prefect_campaign.engine.setting import register
+    from prefect_campaign.ledger.experiments import open_stage
 
     campaign = Campaign(
         name=name,
@@ -99,7 +100,7 @@ def _run_ours(name: str, count: int, slots: int, batch: Callable[[], Awaitable[o
         "seconds": seconds,
         "last_end_seconds": ended,
         "done": done,
-        "cpu_seconds": _cpu_seconds() - cpu,
+        "cpu_seconds": {who: seconds - cpu[who] for who, seconds in _cpu_seconds().items()},
         "refill_ms": [1000 * s for s in _refills(setting.ledger.url, setting.row.id)],
         "spent_seconds": spent.seconds,
         "peak_mb": _peak_mb(resource.RUSAGE_SELF),
@@ -144,7 +145,7 @@ def _refills(url: str, campaign_id: int) -> list[float]:
     gaps = []
     for times in by_device.values():
         times.sort()
-        gaps += [start - end for (_, end), (start, _) in zip(times, times[1:], strict=False)]
+        gaps += [start - end for (_, end), (start, _) in pairwise(times)]
     return gaps
 
 
@@ -186,9 +187,9 @@ def run_parallel(folder: Path, count: int, slots: int) -> dict[str, Any]:
     return {"seconds": seconds, "done": done, "peak_mb": _peak_mb(resource.RUSAGE_CHILDREN)}
 
 
-def _cpu_seconds() -> float:
-    own, children = resource.getrusage(resource.RUSAGE_SELF), resource.getrusage(resource.RUSAGE_CHILDREN)
-    return own.ru_utime + own.ru_stime + children.ru_utime + children.ru_stime
+def _cpu_seconds() -> dict[str, float]:
+    usage = {"own": resource.getrusage(resource.RUSAGE_SELF), "jobs": resource.getrusage(resource.RUSAGE_CHILDREN)}
+    return {who: used.ru_utime + used.ru_stime for who, used in usage.items()}
 
 
 def _peak_mb(who: int) -> float:

@@ -35,7 +35,8 @@ class Finisher:
 
     def ended(self, end: AttemptEnd) -> None:
         """An attempt is over; finish its experiment if that is final."""
-        if end.state in OVER:
+        # Thousands of short runs may end with a single value each: these must not cost a look into the ledger.
+        if end.state in OVER and (end.has_course or self.setting.campaign.tracking.wandb != "off"):
             self._queue.put_nowait((end.exp_id, True))
 
     def news(self, spec: AttemptSpec) -> None:
@@ -67,11 +68,16 @@ class Finisher:
             exp_id, over = item
             try:
                 if not over:
-                    await self._worker.ask({"exp_id": exp_id, "over": False})
+                    await self._judge(exp_id)
                 elif self._unfinished(exp_id):
                     await analyse(exp_id, self.setting, self._worker)
             except Exception as error:  # a chart or a tracker must never end the watching
                 log.warning("%s: analysis or tracking failed: %s", exp_id, error)
+
+    async def _judge(self, exp_id: str) -> None:
+        view = self.setting.view(exp_id)
+        if view.state == ExperimentState.RUNNING and view.points > 1:
+            await self._worker.ask({"exp_id": exp_id, "over": False})
 
     def _unfinished(self, exp_id: str) -> bool:
         view = self.setting.view(exp_id)

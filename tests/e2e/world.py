@@ -20,7 +20,7 @@ from typing import Any, TypeVar
 import psutil
 import yaml
 
-PATIENCE = 240.0
+PATIENCE = 150.0
 """Seconds until a test gives up on anything; nothing is ever waited for that long on a healthy machine."""
 
 BIN = Path(sys.executable).parent

@@ -28,7 +28,8 @@ def up(monitor_every: int) -> None:
     print(f"Prefect UI          {ui_url(url)}")
     print(f"for other terminals export PREFECT_API_URL={url}")
     print("start a campaign    prefect deployment run campaign/pilot --param spec=PATH")
-    print(f"serving campaign/pilot, campaign/full, monitor/monitor (every {monitor_every} s); Ctrl-C stops serving")
+    what = f"campaign/pilot, campaign/full, monitor/monitor (every {monitor_every} s)"
+    print(f"serving {what}; Ctrl-C stops serving", flush=True)  # a log file must say so before the end
     try:
         asyncio.run(serve(monitor_every))
     except KeyboardInterrupt:

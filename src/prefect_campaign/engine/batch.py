@@ -1,14 +1,16 @@
 """The dispatcher's picture of its batch, loaded from the ledger and kept in step with what it records."""
 
 from dataclasses import replace
+from itertools import islice
 from typing import Any
 
 from prefect_campaign.ledger import batches, queries
-from prefect_campaign.ledger.experiments import Outcome
+from prefect_campaign.ledger.experiments import Move, Outcome
 from prefect_campaign.ledger.reading import Reader
 from prefect_campaign.ledger.store import Ledger
 from prefect_campaign.model.records import AttemptSpec, ExperimentView, FixRecord
 from prefect_campaign.model.states import ExperimentState
+from prefect_campaign.placement.slots import Demand
 
 WAITING = (ExperimentState.READY, ExperimentState.QUEUED)
 
@@ -29,6 +31,8 @@ class Batch:
         self.first_intent: dict[str, float] = {}
         self.attempts_before_reopening: dict[str, int] = {}
         self.metrics: dict[str, dict[str, float]] = {}
+        self.hours = 0.0
+        """Device hours that all ended attempts of the campaign took."""
 
     def load(self) -> None:
         """Read everything again."""
@@ -37,6 +41,7 @@ class Batch:
             columns = batches.retry_columns(reader, self._campaign_id, self._stage)
             tried = batches.tried(reader, self._campaign_id)
             since = batches.reopened_at(reader, self._campaign_id)
+            self.hours = batches.hours_used(reader, self._campaign_id)
         self.views = {v.exp_id: v for v in views}
         self.waiting = {v.exp_id: v for v in views if v.state in WAITING}
         self.metrics = {v.exp_id: v.metrics for v in views}
@@ -76,8 +81,10 @@ class Batch:
             state=outcome.move.new,
             attempt=spec.attempt,
             objective_value=values.get("objective_value"),
+            comparable=values.get("comparable", self.views[spec.exp_id].comparable),
         )
         self.views[spec.exp_id] = view
+        self.hours += (outcome.ended_at - outcome.started_at) / 3600 if outcome.started_at else 0.0
         if outcome.move.new != ExperimentState.QUEUED:
             return
         self.waiting[spec.exp_id] = view
@@ -88,11 +95,17 @@ class Batch:
             record = FixRecord(spec.attempt, outcome.diagnosis.signature, outcome.fix)
             self.fixes.setdefault(spec.exp_id, []).append(record)
 
+    def called_off(self, exp_id: str, state: ExperimentState, why: str) -> Move:
+        """A waiting experiment will not be launched; returns the move to record."""
+        view = self.waiting.pop(exp_id)
+        self.views[exp_id] = replace(view, state=state)
+        return Move(exp_id, ExperimentState(view.state), state, why)
+
+    def due(self, now: float, most: int) -> list[Demand]:
+        """Up to `most` of the waiting that may start now, most wanted first."""
+        found = (Demand(e, self.retry_at.get(e, 0.0)) for e in self.waiting if self.retry_at.get(e, 0.0) <= now)
+        return list(islice(found, most))
+
     def history(self) -> list[ExperimentView]:
         """Experiments of this stage with their results so far."""
         return list(self.views.values())
-
-    def fresh_views(self) -> list[ExperimentView]:
-        """The stage's experiments, read again."""
-        with Reader(self._ledger.url) as reader:
-            return queries.experiment_views(reader, self._campaign_id, self._stage)

@@ -2,11 +2,14 @@
 
 import asyncio
 from collections import defaultdict
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from typing import Any
 
+from sqlalchemy import Connection
+
+from prefect_campaign.decide.compare import is_baseline
 from prefect_campaign.decide.early_stop import groups_to_stop
 from prefect_campaign.engine.attempts import first_spec, run_dir_of, spec_from
 from prefect_campaign.engine.batch import Batch
@@ -28,8 +31,7 @@ from prefect_campaign.ledger.experiments import (
     record_submitted,
 )
 from prefect_campaign.ledger.location import Home
-from prefect_campaign.ledger.observations import add_alert
-from prefect_campaign.ledger.reading import Reader
+from prefect_campaign.ledger.observations import Reading, add_alert, add_metrics
 from prefect_campaign.ledger.store import Ledger
 from prefect_campaign.model.crash import crash_point
 from prefect_campaign.model.errors import Fenced, Refused, Transient, Unknown
@@ -42,6 +44,8 @@ from prefect_campaign.placement.slots import Demand, devices_of, place
 LEASE_SECONDS = 30.0
 LOOK_SECONDS = 2.0
 """How often live attempts' metrics are read; exits are seen at once, whatever this is."""
+SUBMITTED_SECONDS = 0.02
+"""A job that is over by then is recorded as submitted and as ended in one transaction."""
 
 
 @dataclass(frozen=True)
@@ -54,6 +58,8 @@ class AttemptEnd:
     """`queued`: another attempt follows."""
     reason: str
     objective_value: float | None = None
+    has_course: bool = False
+    """Whether it may have reported a metric more than once, so that there is a course to judge."""
 
 
 @dataclass
@@ -98,12 +104,13 @@ class Dispatcher:
             approval = gates.question(connection, row.id, row.plan_hash)
         self._approved_hours = approval.budget_hours if approval else None
         self._live: dict[str, Live] = {}
+        self._submitted: list[tuple[AttemptSpec, Handle]] = []
+        """Started, but not on record as such yet: after a crash they are found by their token."""
         self._ended: set[str] = set()
         self._wake = asyncio.Event()
         self._inbox: dict[str, asyncio.Queue[AttemptEnd]] = defaultdict(asyncio.Queue)
         self._commit, self.dirty = git_state(campaign.workdir)
         self._devices = devices_of(campaign.policy.max_parallel or launcher.slots)
-        self.waits = ""
         self._next_look = 0.0
 
     # -- for the flow that watches ------------------------------------------------------------------------------
@@ -120,23 +127,36 @@ class Dispatcher:
         """
         await self.adopt()
         while True:
-            await self.tick()
+            await self._round()
             if not self._live and not self._batch.waiting:
                 crash_point("batch_ended")
                 return
             with suppress(TimeoutError):
                 await asyncio.wait_for(self._wake.wait(), self._until_next())
             self._wake.clear()
+            if not self._ended:
+                self._write_submitted()
 
     async def tick(self) -> None:
         """One round: what ended, what can start, what the live ones report. Doing it twice changes nothing."""
-        if self._ended:
-            await self._finish()
-        await self._launch()
+        await self._round()
+        self._write_submitted()
+
+    async def _round(self) -> None:
+        concluded = await self._conclude() if self._ended else []
+        for live, outcome in concluded:
+            self._batch.ended(live.spec, outcome)
+        off = self._call_off(early_stop=bool(concluded))
+        intents = self._record(concluded, off)
+        for live, outcome in concluded:
+            self._close(live, outcome)
+        for one in (m for moves in off.values() for m in moves):
+            self._tell(AttemptEnd(one.exp_id, self._batch.views[one.exp_id].attempt, one.new, one.why))
+        await self._launch(intents)
         now = self.ledger.clock()
         if now >= self._next_look:
             self._next_look = now + LOOK_SECONDS
-            await self._look(now)
+            self._look(now)
 
     async def adopt(self) -> None:
         """Take over what an earlier dispatcher left: attempts that run, have ended, or were about to start."""
@@ -151,8 +171,10 @@ class Dispatcher:
             if handle is None:
                 continue
             if attempt["handle"] is None:
-                self._write_submitted([(spec, handle)])
+                self._submitted.append((spec, handle))
+            self._batch.launching(spec)
             self._follow(spec, handle, attempt["started_at"] or attempt["intent_at"], attempt["cursors"])
+        self._write_submitted()
         # Not left to the launcher's call back: a single tick must see what is over already.
         seen = await self.launcher.observe([(v.spec, v.handle) for v in self._live.values()])
         self._ended.update(t for t, one in seen.items() if one.status in ("exited", "gone"))
@@ -163,42 +185,95 @@ class Dispatcher:
             live.stopped = Diagnosis("cancelled", why, "asked by a person")
         await asyncio.gather(*(self.launcher.cancel(v.spec, v.handle) for v in self._live.values()))
 
+    # -- the one transaction of a round -------------------------------------------------------------------------
+
+    def _record(self, concluded: Sequence[tuple[Live, Outcome]], off: Mapping[str, Sequence[Move]]) -> list[Intent]:
+        """Write down what was submitted, what ended, what is called off and what starts next, all in one.
+
+        Returns:
+            The attempts to launch: they and their devices are on record.
+        """
+        now = self.ledger.clock()
+        free = len(self._devices) - len(self._live) + len(concluded)
+        due = self._batch.due(now, most=max(free, 0))
+        if not (concluded or off or due):
+            return []
+        submitted, intents, stale = self._submitted, [], False
+        with self.ledger.fenced(self.row.id, self.fence) as connection:
+            record_submitted(connection, self.row.id, submitted, now=now)
+            add_metrics(connection, self.row.id, _readings(live for live, _ in concluded))
+            record_outcomes(connection, self.row.id, [outcome for _, outcome in concluded], now=now)
+            for who, moves in off.items():
+                move(connection, self.row.id, moves, now=now, who=who)
+            if due:
+                try:
+                    with connection.begin_nested():
+                        intents = self._place(connection, due, now)
+                except Stale:
+                    intents, stale = [], True
+        self._submitted = []
+        if submitted:
+            crash_point("submission_recorded")
+        if concluded:
+            crash_point("outcome_recorded")
+        if intents:
+            crash_point("intent_recorded")
+        if stale:
+            self._batch.load()
+        return intents
+
+    def _place(self, connection: Connection, due: Sequence[Demand], now: float) -> list[Intent]:
+        """Devices for what is due; read and taken in one transaction, so that nobody else's lease can come between.
+
+        Raises:
+            Stale: an experiment or a device was taken meanwhile.
+        """
+        leased = batches.leased_devices(connection, hostname())
+        placement = place(due, self._devices, leased, now)
+        intents = [self._intent(self._batch.waiting[a.exp_id], a.device) for a in placement.assignments]
+        record_intents(connection, self.row.id, intents, now=now)
+        if self.campaign.sweep.optuna_search:
+            batches.record_params(connection, self.row.id, [i.spec for i in intents])
+        return intents
+
+    def _call_off(self, *, early_stop: bool) -> dict[str, list[Move]]:
+        """Who decides -> what of the waiting is not worth running any more, or not paid for."""
+        off = {}
+        if early_stop:
+            off["early stop"] = self._hopeless()
+        off["budget"] = self._unpaid()
+        return {who: moves for who, moves in off.items() if moves}
+
+    def _hopeless(self) -> list[Move]:
+        if self.stage != self.campaign.full.name or not self._batch.waiting:
+            return []
+        if not any(is_baseline(name) for name in self.campaign.groups):
+            return []
+        stopped = groups_to_stop(self.campaign, self._batch.history())
+        return [
+            self._batch.called_off(e, ExperimentState.CANCELLED, why)
+            for e, why in stopped.items()
+            if e in self._batch.waiting
+        ]
+
+    def _unpaid(self) -> list[Move]:
+        limits = (self.campaign.policy.budget.hours, self._approved_hours)
+        hours = min((h for h in limits if h is not None), default=None)
+        if hours is None or self._batch.hours < hours:
+            return []
+        why = f"the budget of {hours:g} h is used up"
+        return [self._batch.called_off(e, ExperimentState.ON_HOLD, why) for e in list(self._batch.waiting)]
+
     # -- launching ----------------------------------------------------------------------------------------------
 
-    async def _launch(self) -> None:
-        if not self._batch.waiting or self._over_budget():
-            return
-        if len(self._live) >= len(self._devices):
-            return
-        now = self.ledger.clock()
-        demands = [Demand(v.exp_id, self._batch.retry_at.get(v.exp_id, 0.0)) for v in self._batch.waiting.values()]
-        try:
-            with self.ledger.fenced(self.row.id, self.fence) as connection:
-                # Read and taken in one transaction: nobody else's lease can come between.
-                leased = batches.leased_devices(connection, hostname())
-                placement = place(demands, self._devices, leased, now)
-                self.waits = placement.waits
-                if not placement.assignments:
-                    return
-                intents = [self._intent(self._batch.waiting[a.exp_id], a.device) for a in placement.assignments]
-                record_intents(connection, self.row.id, intents, now=now)
-                if self.campaign.sweep.optuna_search:
-                    batches.record_params(connection, self.row.id, [i.spec for i in intents])
-        except Stale:
-            self._batch.load()
-            return
-        crash_point("intent_recorded")
+    async def _launch(self, intents: Sequence[Intent]) -> None:
         for intent in intents:
             self._batch.launching(intent.spec)
-        submitted = []
         for intent in intents:
             handle = await self._submit(intent.spec)
             if handle is not None:
-                submitted.append((intent.spec, handle))
-        if submitted:
-            self._write_submitted(submitted)
-            for spec, handle in submitted:
-                self._follow(spec, handle, now, {})
+                self._submitted.append((intent.spec, handle))
+                self._follow(intent.spec, handle, self.ledger.clock(), {})
 
     def _intent(self, view: ExperimentView, device: str) -> Intent:
         attempt = view.attempt + 1
@@ -227,7 +302,6 @@ class Dispatcher:
         if cursors:
             live.telemetry.resume(cursors, self._batch.metrics.get(spec.exp_id, {}))
         self._live[spec.token] = live
-        self._batch.launching(spec)
         self.on_launch(spec.exp_id, spec.attempt)
         self.launcher.watch(spec, handle, self._saw_end)
 
@@ -237,12 +311,12 @@ class Dispatcher:
 
     # -- ends ---------------------------------------------------------------------------------------------------
 
-    async def _finish(self) -> None:
-        tokens = [t for t in self._ended if t in self._live]
+    async def _conclude(self) -> list[tuple[Live, Outcome]]:
+        """How the attempts that are over ended, and what follows; nothing is changed yet."""
+        lives = [self._live[t] for t in self._ended if t in self._live]
         self._ended.clear()
-        lives = [self._live[t] for t in tokens]
         if not lives:
-            return
+            return []
         seen = await self.launcher.observe([(v.spec, v.handle) for v in lives])
         crash_point("exit_seen")
         now = self.ledger.clock()
@@ -266,30 +340,25 @@ class Dispatcher:
             )
             history = self._batch.fixes.get(live.spec.exp_id, [])
             concluded.append((live, conclude(self.campaign, ended, history, self._rules(live.spec), now=now)))
-        if not concluded:
-            return
-        with self.ledger.fenced(self.row.id, self.fence) as connection:
-            for live, _ in concluded:
-                live.telemetry.record(connection, self.row.id)
-            record_outcomes(connection, self.row.id, [o for _, o in concluded], now=now)
-        crash_point("outcome_recorded")
-        for live, outcome in concluded:
-            self._close(live, outcome)
-        self._stop_hopeless_groups()
+        return concluded
 
     def _close(self, live: Live, outcome: Outcome) -> None:
         del self._live[live.spec.token]
         if outcome.move.new == ExperimentState.QUEUED:
             crash_point("retry_planned")
-        self._batch.ended(live.spec, outcome)
-        end = AttemptEnd(
-            live.spec.exp_id,
-            live.spec.attempt,
-            outcome.move.new,
-            outcome.move.why,
-            outcome.move.values.get("objective_value"),
+        self._tell(
+            AttemptEnd(
+                live.spec.exp_id,
+                live.spec.attempt,
+                outcome.move.new,
+                outcome.move.why,
+                outcome.move.values.get("objective_value"),
+                live.telemetry.has_course,
+            )
         )
-        self._inbox[live.spec.exp_id].put_nowait(end)
+
+    def _tell(self, end: AttemptEnd) -> None:
+        self._inbox[end.exp_id].put_nowait(end)
         self.on_end(end)
 
     def _rules(self, spec: AttemptSpec) -> RetryRules:
@@ -303,29 +372,14 @@ class Dispatcher:
             next_run_dir=str(run_dir_of(self.home, self.campaign.name, self.row.round, spec.exp_id, following)),
         )
 
-    def _stop_hopeless_groups(self) -> None:
-        if self.stage != self.campaign.full.name or not self._batch.waiting:
-            return
-        if not any(name.startswith("baseline") for name in self.campaign.groups):
-            return
-        stopped = groups_to_stop(self.campaign, self._batch.fresh_views())
-        moves = [
-            Move(e, ExperimentState(self._batch.waiting[e].state), ExperimentState.CANCELLED, f"early stop: {why}")
-            for e, why in stopped.items()
-            if e in self._batch.waiting
-        ]
-        if moves:
-            self._move_waiting(moves, "early stop")
-
     # -- watching -----------------------------------------------------------------------------------------------
 
-    async def _look(self, now: float) -> None:
+    def _look(self, now: float) -> None:
         """Read what live attempts report; write only if there is news. Stop what is beyond help."""
         news = [live for live in self._live.values() if live.telemetry.read()]
         with self.ledger.fenced(self.row.id, self.fence) as connection:
             campaign_rows.renew(connection, self.row.id, now=now, ttl=LEASE_SECONDS)
-            for live in news:
-                live.telemetry.record(connection, self.row.id)
+            add_metrics(connection, self.row.id, _readings(news))
         for live in list(self._live.values()):
             if live.stopped is None:
                 live.stopped = self._reason_to_stop(live, now)
@@ -368,36 +422,12 @@ class Dispatcher:
 
     # -- small things -------------------------------------------------------------------------------------------
 
-    def _over_budget(self) -> bool:
-        limits = (self.campaign.policy.budget.hours, self._approved_hours)
-        hours = min((h for h in limits if h is not None), default=None)
-        if hours is None:
-            return False
-        with Reader(self.ledger.url) as reader:
-            if batches.hours_used(reader, self.row.id) < hours:
-                return False
-        why = f"the budget of {hours:g} h is used up"
-        self._move_waiting(
-            [
-                Move(v.exp_id, ExperimentState(v.state), ExperimentState.ON_HOLD, why)
-                for v in self._batch.waiting.values()
-            ],
-            "budget",
-        )
-        return True
-
-    def _move_waiting(self, moves: Sequence[Move], who: str) -> None:
+    def _write_submitted(self) -> None:
+        if not self._submitted:
+            return
         with self.ledger.fenced(self.row.id, self.fence) as connection:
-            move(connection, self.row.id, moves, now=self.ledger.clock(), who=who)
-        for one in moves:
-            view = self._batch.waiting.pop(one.exp_id)
-            end = AttemptEnd(one.exp_id, view.attempt, one.new, one.why)
-            self._inbox[one.exp_id].put_nowait(end)
-            self.on_end(end)
-
-    def _write_submitted(self, submitted: Sequence[tuple[AttemptSpec, Handle]]) -> None:
-        with self.ledger.fenced(self.row.id, self.fence) as connection:
-            record_submitted(connection, self.row.id, submitted, now=self.ledger.clock())
+            record_submitted(connection, self.row.id, self._submitted, now=self.ledger.clock())
+        self._submitted = []
         crash_point("submission_recorded")
 
     def _write_unlaunched(self, spec: AttemptSpec, new: ExperimentState, signature: str, why: str) -> None:
@@ -417,15 +447,20 @@ class Dispatcher:
         with self.ledger.fenced(self.row.id, self.fence) as connection:
             record_outcomes(connection, self.row.id, [outcome], now=now)
         self._batch.ended(spec, outcome)
-        self.on_end(AttemptEnd(spec.exp_id, spec.attempt, new, why))
+        self._tell(AttemptEnd(spec.exp_id, spec.attempt, new, why))
 
     def _until_next(self) -> float:
         now = self.ledger.clock()
         due = [self._next_look] if self._live else []
+        due += [now + SUBMITTED_SECONDS] if self._submitted else []
         due += [at for e, at in self._batch.retry_at.items() if e in self._batch.waiting and at > now]
         if self._batch.waiting and not self._live:
             due.append(now + 1.0)  # another campaign's leases: look again soon
         return max(0.0, min(due, default=now + LOOK_SECONDS) - now)
+
+
+def _readings(lives: Iterable[Live]) -> list[Reading]:
+    return [reading for live in lives if (reading := live.telemetry.take()) is not None]
 
 
 @asynccontextmanager

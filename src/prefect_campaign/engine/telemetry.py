@@ -3,28 +3,30 @@
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import Connection
-
 import prefect_campaign.watch.metrics as reading
-from prefect_campaign.ledger.observations import add_metrics
+from prefect_campaign.ledger.observations import Reading
 from prefect_campaign.model.records import AttemptSpec, MetricRow
 
 TAIL_BYTES = 64 * 1024
 
 
 class Telemetry:
-    """Reads an attempt's files from where it stopped; `record` makes rows and read position durable together."""
+    """Reads an attempt's files from where it stopped; what it `take`s is to be made durable with the read position."""
 
     def __init__(self, spec: AttemptSpec) -> None:
         self.spec = spec
         self.cursors: dict[str, Any] = {}
         self.final: dict[str, float] = {}
+        self.has_course = False
+        """Whether there may be more than one value of some metric."""
         self._rows: list[MetricRow] = []
+        self._recorded = False
 
     def resume(self, cursors: dict[str, Any], metrics: dict[str, float]) -> None:
         """Go on where an earlier process stopped reading, with what it had seen."""
         self.cursors = dict(cursors)
         self.final = dict(metrics)
+        self._recorded = True
 
     def read(self) -> bool:
         """Read what is new, up to the reader's limit; whether there was any."""
@@ -43,19 +45,14 @@ class Telemetry:
         """Name of a loss-like metric, or of the objective, whose latest value is not finite."""
         return reading.non_finite([MetricRow(self.final)], objective)
 
-    def record(self, connection: Connection, campaign_id: int) -> None:
-        """Write the rows read since the last time."""
-        if self._rows:
-            add_metrics(
-                connection,
-                campaign_id,
-                self.spec.exp_id,
-                self.spec.attempt,
-                self._rows,
-                self.spec.token,
-                self.cursors,
-            )
-            self._rows = []
+    def take(self) -> Reading | None:
+        """The rows read since the last time, to be written with the read position; None if there are none."""
+        if not self._rows:
+            return None
+        rows, self._rows = self._rows, []
+        first, self._recorded = not self._recorded, True
+        self.has_course |= len(rows) > 1 or not first
+        return Reading(self.spec.exp_id, self.spec.attempt, self.spec.token, rows, self.cursors, first)
 
     def tail(self, name: str) -> str:
         """The end of a log, bounded and decoded."""

@@ -1,6 +1,5 @@
 """Guarded transitions of experiments and attempts: compare and swap, in batches of one transaction."""
 
-import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cache
@@ -138,6 +137,8 @@ def record_intents(connection: Connection, campaign_id: int, intents: Sequence[I
     """
     from sqlalchemy.exc import IntegrityError
 
+    if not intents:
+        return
     moves = [
         Move(
             i.spec.exp_id,
@@ -172,11 +173,12 @@ def record_submitted(
     connection: Connection, campaign_id: int, submitted: Sequence[tuple[AttemptSpec, Handle]], *, now: float
 ) -> None:
     """Write down the job ids: the attempts run."""
+    if not submitted:
+        return
     moves = [Move(s.exp_id, ExperimentState.LAUNCHING, ExperimentState.RUNNING, "launched") for s, _ in submitted]
     move(connection, campaign_id, moves, now=now, who="dispatcher")
     rows = [
-        {"_token": s.token, "_job": h.job_id, "_handle": dataclasses.asdict(h), "_host": h.host, "_now": now}
-        for s, h in submitted
+        {"_token": s.token, "_job": h.job_id, "_handle": vars(h), "_host": h.host, "_now": now} for s, h in submitted
     ]
     if connection.execute(_submitted_statement(), rows).rowcount != len(rows):
         raise Stale("an attempt was closed meanwhile; reading again")
@@ -204,7 +206,7 @@ def record_outcomes(connection: Connection, campaign_id: int, outcomes: Sequence
     if connection.execute(_outcome_statement(), rows).rowcount != len(rows):
         raise Stale("an attempt was closed meanwhile; reading again")
     connection.execute(
-        delete(t.leases).where(t.leases.c.token == bindparam("_token")),
+        _release_statement(),
         [{"_token": o.token} for o in outcomes],
     )
 
@@ -225,7 +227,7 @@ def _attempt_values(campaign_id: int, intent: Intent, now: float) -> dict[str, A
         "attempt": spec.attempt,
         "token": spec.token,
         "state": AttemptState.LAUNCHING,
-        "spec": dataclasses.asdict(spec),
+        "spec": vars(spec),  # plain data already: asdict would copy it deeply
         "launcher": intent.launcher,
         "host": intent.host,
         "device": intent.device,

@@ -2,9 +2,11 @@
 
 import math
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
-from sqlalchemy import Connection, insert, select, update
+from sqlalchemy import Connection, Update, bindparam, insert, select, update
 
 from prefect_campaign.ledger import tables as t
 from prefect_campaign.model.records import MetricRow
@@ -13,34 +15,43 @@ CURVE_POINTS = 400
 """A metric's stored curve is thinned to about this many points; the full rows stay in the run dir."""
 
 
-def add_metrics(
-    connection: Connection,
-    campaign_id: int,
-    exp_id: str,
-    attempt: int,
-    rows: Sequence[MetricRow],
-    token: str,
-    cursors: dict[str, Any],
-) -> None:
+@dataclass(frozen=True)
+class Reading:
+    """Metric rows of one attempt that are new."""
+
+    exp_id: str
+    attempt: int
+    token: str
+    rows: Sequence[MetricRow]
+    cursors: dict[str, Any]
+    """How far the attempt's files are read with these rows."""
+    first: bool = False
+    """Nothing of this attempt is stored yet; spares looking for it."""
+
+
+def add_metrics(connection: Connection, campaign_id: int, readings: Sequence[Reading]) -> None:
     """Append metric rows to the curves, and remember how far the files were read, in one transaction."""
+    if not readings:
+        return
     table = t.metrics
-    key = (table.c.campaign_id == campaign_id, table.c.exp_id == exp_id, table.c.attempt == attempt)
-    stored = {r["name"]: r for r in connection.execute(select(table).where(*key)).mappings()} if rows else {}
-    fresh: dict[str, list[list[float | None]]] = {}
-    for row in rows:
-        for name, value in row.values.items():
-            fresh.setdefault(name, []).append([row.step, value if math.isfinite(value) else None])
-    for name, points in fresh.items():
-        old = stored.get(name)
-        seen = (old["points"] if old else 0) + len(points)
-        values = {"last": points[-1][1], "points": seen, "curve": _thinned([*(old["curve"] if old else []), *points])}
-        if old:
-            connection.execute(update(table).where(table.c.id == old["id"]).values(**values))
-        else:
-            connection.execute(
-                insert(table).values(campaign_id=campaign_id, exp_id=exp_id, attempt=attempt, name=name, **values)
-            )
-    connection.execute(update(t.attempts).where(t.attempts.c.token == token).values(cursors=cursors))
+    inserts: list[dict[str, Any]] = []
+    for one in readings:
+        stored = {} if one.first else _stored(connection, campaign_id, one)
+        for name, points in _points(one.rows).items():
+            old = stored.get(name)
+            values = {
+                "last": points[-1][1],
+                "points": (old["points"] if old else 0) + len(points),
+                "curve": _thinned([*(old["curve"] if old else []), *points]),
+            }
+            if old:
+                connection.execute(update(table).where(table.c.id == old["id"]).values(**values))
+            else:
+                key = {"campaign_id": campaign_id, "exp_id": one.exp_id, "attempt": one.attempt, "name": name}
+                inserts.append(key | values)
+    if inserts:
+        connection.execute(insert(table), inserts)
+    connection.execute(_cursors_statement(), [{"_token": one.token, "_cursors": one.cursors} for one in readings])
 
 
 def add_alert(connection: Connection, campaign_id: int, exp_id: str, attempt: int, **values: Any) -> bool:
@@ -95,6 +106,28 @@ def add_artifacts(
     ]
     if rows:
         connection.execute(insert(table), rows)
+
+
+def _stored(connection: Connection, campaign_id: int, one: Reading) -> dict[str, Any]:
+    table = t.metrics
+    query = select(table).where(
+        table.c.campaign_id == campaign_id, table.c.exp_id == one.exp_id, table.c.attempt == one.attempt
+    )
+    return {row["name"]: row for row in connection.execute(query).mappings()}
+
+
+def _points(rows: Iterable[MetricRow]) -> dict[str, list[list[float | None]]]:
+    """The rows by metric, as points of a curve; JSON has no word for what is not finite."""
+    found: dict[str, list[list[float | None]]] = {}
+    for row in rows:
+        for name, value in row.values.items():
+            found.setdefault(name, []).append([row.step, value if math.isfinite(value) else None])
+    return found
+
+
+@cache
+def _cursors_statement() -> Update:
+    return update(t.attempts).where(t.attempts.c.token == bindparam("_token")).values(cursors=bindparam("_cursors"))
 
 
 def _thinned(points: list[list[float | None]]) -> list[list[float | None]]:

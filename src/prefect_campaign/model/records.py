@@ -1,7 +1,7 @@
 """Plain records that the layers hand to each other: attempts, how jobs ended, and views of experiments."""
 
+import os.path
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any, Literal
 
 from prefect_campaign.model.sweep import Scalar
@@ -29,7 +29,7 @@ class AttemptSpec:
     @property
     def checkpoint_dir(self) -> str:
         """Where checkpoints are kept: shared by all attempts, so that a retry can resume."""
-        return str(Path(self.run_dir).parent / "checkpoints")
+        return os.path.join(os.path.dirname(self.run_dir), "checkpoints")
 
 
 @dataclass(frozen=True)

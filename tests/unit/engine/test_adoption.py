@@ -39,10 +39,11 @@ async def test_the_lease_of_a_dead_process_is_taken(tmp_path: Path, monkeypatch)
     import socket
 
     lab = Lab(campaign(tmp_path, REPORT))
-    monkeypatch.setattr(module, "own_identity", lambda: f"{socket.gethostname()}:{2**22 + 1}:1.00")
-    async with lab.open():
-        monkeypatch.undo()
-        await lab.run()
+    with monkeypatch.context() as patch:
+        patch.setattr(module, "own_identity", lambda: f"{socket.gethostname()}:{2**22 + 1}:1.00")
+        dead = lab.open()
+        await dead.__aenter__()
+    await lab.run()
     assert lab.states == ["done"]
 
 
@@ -136,14 +137,12 @@ async def test_what_was_read_before_counts_after_an_adoption(tmp_path: Path) -> 
 
 
 async def test_a_loss_that_was_seen_before_is_still_not_finite_after_an_adoption(tmp_path: Path, monkeypatch) -> None:
-    script = f"""echo '{{"loss": NaN}}' >>"$CAMPAIGN_RUN_DIR/metrics.jsonl"
-[ "$CAMPAIGN_ATTEMPT" = 2 ] && {{ {REPORT.strip()}; exit; }}
-sleep 60"""
+    script = f"""[ "$CAMPAIGN_ATTEMPT" = 2 ] && {{ {REPORT.strip()}; exit; }}
+echo '{{"loss": NaN}}' >>"$CAMPAIGN_RUN_DIR/metrics.jsonl"; sleep 60"""
     lab = Lab(campaign(tmp_path, script, command="sh job.sh --lr={x}"))
-    monkeypatch.setattr(module.Dispatcher, "_reason_to_stop", lambda *_: None)
-    await interrupted(lab, lambda: lab.only.metrics)
-    monkeypatch.undo()
-    monkeypatch.setattr(module, "LOOK_SECONDS", 0.05)
+    with monkeypatch.context() as patch:
+        patch.setattr(module.Dispatcher, "_reason_to_stop", lambda *_: None)
+        await interrupted(lab, lambda: lab.only.metrics)
     await lab.run()
     assert [r["signature"] for r in lab.rows(t.attempts)] == ["nan_loss", None]
 

@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 
 import pytest
-from unit.engine.lab import Lab, python_campaign
+from unit.engine.lab import Lab, python_campaign, tick_until
 
 from prefect_campaign.ledger import tables as t
 
@@ -116,10 +116,9 @@ async def test_fixes_survive_a_new_dispatcher(tmp_path: Path) -> None:
     for _ in range(3):
         async with lab.open() as dispatcher:
             await dispatcher.adopt()
-            while not dispatcher._live and "done" not in lab.states:
-                await dispatcher.tick()
-            while dispatcher._live:
-                await dispatcher.tick()
+            ended = len(lab.ends)
+            dispatcher.on_end = lab.ends.append
+            await tick_until(dispatcher, lambda before=ended: len(lab.ends) > before)
     assert (lab.only.state, lab.only.objective_value) == ("done", 16.0)
     assert lab.only.changes == ("batch_size 64 -> 32", "batch_size 32 -> 16")
 

@@ -5,8 +5,9 @@ import os
 import signal
 from pathlib import Path
 
+import psutil
 import pytest
-from unit.engine.lab import REPORT, Lab, campaign, tick_until
+from unit.engine.lab import REPORT, Lab, campaign, tick_until, until
 
 from prefect_campaign.ledger import tables as t
 from prefect_campaign.model.errors import Transient
@@ -14,6 +15,13 @@ from prefect_campaign.model.records import AttemptSpec
 
 HEAL = """case "$*" in *--lr=1.0*) echo '{"loss": NaN, "step": 1}' >>"$CAMPAIGN_RUN_DIR/metrics.jsonl"; sleep 60;; esac
 """
+
+
+def over(pid: int) -> bool:
+    try:
+        return psutil.Process(pid).status() == psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return True
 
 
 def alerts(lab: Lab) -> list[tuple[str, int, str]]:
@@ -30,7 +38,8 @@ async def test_a_loss_that_is_not_finite_is_stopped_alerted_once_and_healed(tmp_
     assert (fine.state, fine.attempt, fine.comparable) == ("done", 1, True)
 
 
-async def test_a_loss_that_is_not_finite_at_the_end_is_alerted_too(tmp_path: Path) -> None:
+async def test_a_loss_that_is_not_finite_at_the_end_is_alerted_too(tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.setattr("prefect_campaign.engine.dispatcher.LOOK_SECONDS", 3600)
     script = """echo '{"loss": NaN}' >>"$CAMPAIGN_RUN_DIR/metrics.jsonl"; exit 1"""
     lab = await Lab(campaign(tmp_path, script)).run()
     assert (lab.only.state, lab.only.signature) == ("failed", "nan_loss")
@@ -78,8 +87,8 @@ while [ ! -e {tmp_path}/go ]; do sleep 0.02; done\n{REPORT}"""
 @pytest.mark.parametrize(
     ("changes", "signature"),
     [
-        ({"resources": {"time_minutes": 0.003}}, "timeout"),
-        ({"policy": {"hang_minutes": 0.003}}, "hang"),
+        ({"resources": {"time_minutes": 0.01}}, "timeout"),
+        ({"policy": {"hang_minutes": 0.01}}, "hang"),
     ],
 )
 async def test_what_runs_too_long_or_falls_silent_is_stopped_with_all_its_children(
@@ -90,8 +99,7 @@ async def test_what_runs_too_long_or_falls_silent_is_stopped_with_all_its_childr
     lab.settled()
     assert (lab.only.state, lab.only.attempt, lab.only.signature) == ("failed", 1, signature)
     assert alerts(lab) == [(signature, 1, "critical")]
-    with pytest.raises(ProcessLookupError):
-        os.kill(int((tmp_path / "child").read_text()), 0)
+    assert over(int((tmp_path / "child").read_text()))
 
 
 async def test_a_job_that_keeps_talking_does_not_hang(tmp_path: Path) -> None:
@@ -107,9 +115,7 @@ while [ ! -e {tmp_path}/go ]; do sleep 0.02; done; exit 1"""
     lab = Lab(campaign(tmp_path, script, points=[1, 2, 3, 4]))
     async with lab.open() as dispatcher:
         driving = asyncio.create_task(dispatcher.run())
-        async with asyncio.timeout(8):  # TERM gets 10 s before KILL follows
-            while lab.states[1:] != ["done"] * 3:
-                await asyncio.sleep(0.02)
+        await until(lambda: lab.states[1:] == ["done"] * 3, 8)  # TERM gets 10 s before KILL follows
         assert lab.states[0] == "running"
         (tmp_path / "go").touch()
         await asyncio.wait_for(driving, 20)
@@ -122,9 +128,7 @@ echo $PPID >{tmp_path}/leader.new; mv {tmp_path}/leader.new {tmp_path}/leader; s
     lab = Lab(campaign(tmp_path, script))
     async with lab.open() as dispatcher:
         driving = asyncio.create_task(dispatcher.run())
-        async with asyncio.timeout(10):
-            while not (tmp_path / "leader").exists():
-                await asyncio.sleep(0.01)
+        await until((tmp_path / "leader").exists)
         os.killpg(int((tmp_path / "leader").read_text()), signal.SIGKILL)
         await asyncio.wait_for(driving, 20)
     lab.settled()
@@ -135,10 +139,10 @@ echo $PPID >{tmp_path}/leader.new; mv {tmp_path}/leader.new {tmp_path}/leader; s
 async def test_cancelling_stops_this_batch_and_nothing_is_tried_again(tmp_path: Path) -> None:
     lab = Lab(campaign(tmp_path, "sleep 60", points=[1, 2]))
     async with lab.open() as dispatcher:
-        await dispatcher.adopt()
-        await tick_until(dispatcher, lambda: lab.states == ["running", "running"])
+        driving = asyncio.create_task(dispatcher.run())
+        await until(lambda: lab.states == ["running", "running"])
         await dispatcher.cancel_all("wrong data set")
-        await asyncio.wait_for(dispatcher.run(), 20)
+        await asyncio.wait_for(driving, 20)
     lab.settled()
     assert lab.states == ["cancelled", "cancelled"]
     assert lab.views[0].reason == "wrong data set"
