@@ -9,7 +9,7 @@ from sqlalchemy import Connection, insert, select, update
 from prefect_campaign.ledger import tables as t
 from prefect_campaign.ledger.events import add_event
 from prefect_campaign.ledger.experiments import reopen
-from prefect_campaign.model.errors import Refused, Transient
+from prefect_campaign.model.errors import Driven, Refused
 from prefect_campaign.model.plan import PILOT, Plan, PlannedExperiment
 from prefect_campaign.model.spec import Campaign
 from prefect_campaign.model.states import FINAL, CampaignStatus, ExperimentState
@@ -147,12 +147,12 @@ def acquire(
     A lease is free when nobody has it, when it is expired, or when `alive` says that its owner is gone.
 
     Raises:
-        Transient: another dispatcher is at work.
+        Driven: another dispatcher is at work.
     """
     row = connection.execute(select(t.campaigns).where(t.campaigns.c.id == campaign_id)).mappings().one()
     held = row["owner"] is not None and row["owner_expires"] > now and alive(row["owner"])
     if held and row["owner"] != owner:
-        raise Transient(
+        raise Driven(
             f"campaign {row['name']!r}: another dispatcher is at work ({row['owner']}); wait for it or stop it first"
         )
     fence = int(row["fence"]) + 1

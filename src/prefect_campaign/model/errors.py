@@ -12,6 +12,10 @@ class Transient(CampaignError):  # noqa: N818 - named by what to do next, not by
     """It did not happen, and it may work later: try again."""
 
 
+class Driven(Transient):
+    """Another living process drives the campaign: leave it alone."""
+
+
 class Refused(CampaignError):  # noqa: N818
     """The request itself is wrong: tell the person, do not try again."""
 
