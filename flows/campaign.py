@@ -10,20 +10,22 @@ from pydantic import Field
 from prefect_campaign.decide.iterate import after_pivot
 from prefect_campaign.decide.pilot import PilotDecision, decide_pilot
 from prefect_campaign.decide.verdicts import StageVerdict
-from prefect_campaign.engine.setting import Setting, register
+from prefect_campaign.engine.pivot import changed_campaign
+from prefect_campaign.engine.setting import Setting, open_setting, refuse_if_driven, register, setting_of_run
 from prefect_campaign.flows.review import cost_of, review
 from prefect_campaign.flows.stage import judge, over, stage
 from prefect_campaign.judge.review import to_markdown
 from prefect_campaign.ledger.gates import Question
 from prefect_campaign.model.crash import crash_point
-from prefect_campaign.model.plan import FULL, PILOT, make_plan
+from prefect_campaign.model.plan import FULL, PILOT
+from prefect_campaign.model.records import ExperimentView
 from prefect_campaign.model.spec import Campaign
-from prefect_campaign.model.states import CampaignStatus
+from prefect_campaign.model.states import CampaignStatus, ExperimentState
 from prefect_campaign.results.rollback import write_rollback
 from prefect_campaign.results.synthesis import gate_markdown, synthesis_markdown, write_synthesis
 from prefect_campaign.tasks.gate import ask_until_answered
 from prefect_campaign.tasks.publish import publish_results, publish_text
-from prefect_campaign.tasks.steps import end, enter_full, pivot_with, refuse_if_driven
+from prefect_campaign.tasks.steps import end, enter_full
 
 Spec = Annotated[str | Campaign, Field(description="Path of a spec (YAML) on the worker, or the spec itself.")]
 
@@ -48,10 +50,16 @@ async def campaign(spec: Spec, phase: Literal["pilot", "full"] = "pilot", new_ro
     Returns:
         campaign, status, reason, stage, results folder.
     """
-    setting = register(spec, new_round=new_round)
+    run_id = runtime.flow_run.id
+    # A run that was suspended starts from the top again, and its spec may have been edited or pivoted meanwhile.
+    setting = (setting_of_run(run_id) if run_id else None) or register(spec, new_round=new_round)
+    return await _drive(setting, phase)
+
+
+async def _drive(setting: Setting, phase: str = PILOT) -> dict[str, Any]:
     if CampaignStatus(setting.row.status).ended:
         return _outcome(setting)
-    refuse_if_driven(setting)
+    refuse_if_driven(setting.row, setting.ledger.clock())
     setting.change(status=CampaignStatus.OPEN)
     verdicts = [] if phase == FULL else await _pilot(setting)
     missing = next((v.metric_missing for v in verdicts if v.metric_missing), None)
@@ -126,11 +134,7 @@ async def _pivot(setting: Setting, verdicts: list[StageVerdict], answer: Questio
     end(setting, CampaignStatus.PIVOTED, f"PIVOT by {answer.by}: {answer.reason or 'no reason given'}")
     if not answer.changes:
         return _outcome(setting)
-    changed = pivot_with(setting, answer)
-    if make_plan(changed).plan_hash == setting.plan.plan_hash:
-        setting.change(status=CampaignStatus.PIVOTED, why="the changes leave the plan as it is; edit the spec")
-        return _outcome(setting)
-    return await campaign.fn(changed)
+    return await _drive(register(changed_campaign(setting.campaign, answer.changes)))
 
 
 async def _kill(setting: Setting, verdicts: list[StageVerdict], answer: Question, why: str = "") -> dict[str, Any]:
@@ -143,19 +147,31 @@ async def _kill(setting: Setting, verdicts: list[StageVerdict], answer: Question
 
 
 async def _finish(setting: Setting) -> dict[str, Any]:
-    held = [v.exp_id for v in setting.views(setting.campaign.full.name) if v.state == "on_hold"]
-    status = CampaignStatus.OPEN if held else CampaignStatus.COMPLETED
+    status, reason = _conclusion(setting.views(setting.campaign.full.name))
     await publish_results(setting.campaign.name, setting, status)
     crash_point("results_exported")
-    end(setting, status, f"{len(held)} experiments on hold, e.g. {held[0]}" if held else "")
+    end(setting, status, reason)
     crash_point("campaign_ended")
     return _outcome(setting)
 
 
-def _outcome(setting: Setting) -> dict[str, Any]:
-    from prefect_campaign.engine.setting import open_setting
+def _conclusion(views: list[ExperimentView]) -> tuple[CampaignStatus, str]:
+    """What the campaign ends as, and why: complete only if nothing is left to run and something was done."""
+    held = [v.exp_id for v in views if not ExperimentState(v.state).final]
+    failed = [v.exp_id for v in views if v.state == ExperimentState.FAILED]
+    again = "run them again by `campaign resume NAME --retry-failed`"
+    if held:
+        return CampaignStatus.OPEN, f"{len(held)} experiments on hold, e.g. {held[0]}; {again}"
+    if failed and not any(v.state == ExperimentState.DONE for v in views):
+        return CampaignStatus.OPEN, f"all {len(failed)} experiments of the full phase failed, e.g. {failed[0]}; {again}"
+    if failed:
+        return CampaignStatus.COMPLETED, f"{len(failed)} of {len(views)} experiments failed, e.g. {failed[0]}; {again}"
+    return CampaignStatus.COMPLETED, ""
 
-    row = open_setting(setting.row.name).row
+
+def _outcome(setting: Setting) -> dict[str, Any]:
+    setting = open_setting(setting.row.name)
+    row = setting.row
     return {
         "campaign": row.name,
         "round": row.round,
@@ -163,5 +179,6 @@ def _outcome(setting: Setting) -> dict[str, Any]:
         "reason": row.reason,
         "phase": row.phase,
         "stage": row.stage,
+        "failed": sum(v.state == ExperimentState.FAILED for v in setting.views()),
         "results": setting.results,
     }

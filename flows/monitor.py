@@ -15,8 +15,8 @@ from prefect_campaign.model.errors import CampaignError, Transient
 from prefect_campaign.model.states import CampaignStatus
 from prefect_campaign.tasks.experiment import AttemptFailed, current_dispatcher, experiment
 from prefect_campaign.tasks.finish import Finisher
-from prefect_campaign.tasks.gate import retire_dead_waiter
 from prefect_campaign.tasks.machines import launcher_of
+from prefect_campaign.tasks.waiting import tend_gate
 
 
 @flow(name="monitor", flow_run_name="{campaign}: {stage}", retries=3, retry_delay_seconds=5, persist_result=False)
@@ -79,7 +79,7 @@ async def _tick(setting: Setting) -> str:
     """Reconcile one campaign once: adopt what runs, record what ended, start what can start."""
     stage = setting.row.stage
     if setting.row.status != CampaignStatus.OPEN:
-        await retire_dead_waiter(setting)
+        await tend_gate(setting)
         return f"no material change ({setting.row.status})"
     before = _line(setting, stage)
     launcher = await launcher_of(setting.campaign)

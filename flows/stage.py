@@ -6,8 +6,11 @@ from prefect_campaign.decide.stages import judge_stage
 from prefect_campaign.decide.verdicts import StageVerdict
 from prefect_campaign.engine.setting import Setting, open_setting
 from prefect_campaign.flows.monitor import monitor
+from prefect_campaign.ledger.campaigns import set_status
 from prefect_campaign.ledger.experiments import open_stage
+from prefect_campaign.ledger.gates import approved
 from prefect_campaign.model.crash import crash_point
+from prefect_campaign.model.errors import Refused
 from prefect_campaign.model.plan import FULL, PILOT
 from prefect_campaign.tasks.publish import publish_progress, write_hypotheses
 
@@ -22,13 +25,19 @@ async def stage(campaign: str, stage: str) -> bool:
 
     Returns:
         Whether the stage passed.
+
+    Raises:
+        Refused: it is the full phase, and nobody approved this very plan.
     """
     setting = open_setting(campaign)
     full = stage == setting.campaign.full.name
-    setting.change(phase=FULL if full else PILOT, stage=stage)
     write_hypotheses(setting, stage)
     with setting.ledger.write() as connection:
-        open_stage(connection, setting.row.id, stage, now=setting.ledger.clock())
+        if full and not approved(connection, setting.row.id, setting.plan.plan_hash):
+            raise Refused(f"campaign {campaign!r}: plan {setting.plan.plan_hash} has no approval; answer its gate")
+        now = setting.ledger.clock()
+        set_status(connection, setting.row.id, now=now, who="campaign", phase=FULL if full else PILOT, stage=stage)
+        open_stage(connection, setting.row.id, stage, now=now)
     crash_point("stage_opened")
     await monitor(campaign, stage)
     verdict = judge(setting, stage)

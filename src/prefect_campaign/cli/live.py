@@ -1,6 +1,5 @@
 """What the terminal shows while a campaign runs, and the gate's question in it."""
 
-import contextlib
 import select
 import sys
 import threading
@@ -15,11 +14,12 @@ from rich.prompt import Prompt
 
 from prefect_campaign.cli.picture import render
 from prefect_campaign.cli.server import ui_url
+from prefect_campaign.engine.process import own_identity
 from prefect_campaign.ledger import queries
 from prefect_campaign.ledger.gates import ANSWERS
 from prefect_campaign.ledger.location import Home
 from prefect_campaign.ledger.reading import Reader
-from prefect_campaign.model.errors import CampaignError, Refused
+from prefect_campaign.model.errors import Refused, Transient
 
 LOOK_SECONDS = 0.5
 
@@ -34,15 +34,15 @@ class Watcher:
         self._approve, self._by, self._reason = approve, by, reason
         self._console = Console(stderr=True)
         self._stop = threading.Event()
-        self._asked: set[str] = set()
+        self._flow_run_id: str | None = None
+        self._put_already: set[int] = set()
+        self._problem = ""
         self._said = ""
 
     def run(self) -> None:
         """Show progress until `stop`; meant for a thread beside the flow."""
         while not self._stop.is_set():
-            # A fault of the display must not look like a fault of the campaign.
-            with contextlib.suppress(CampaignError):
-                self._show_until(self._stop.is_set)
+            self._show_safely(self._stop.is_set)
             self._stop.wait(LOOK_SECONDS)
 
     def stop(self) -> None:
@@ -53,6 +53,7 @@ class Watcher:
         """Show progress until the flow run has ended; returns what the campaign came to."""
         from prefect.client.orchestration import get_client
 
+        self._flow_run_id = flow_run_id
         self._console.print(f"flow run {ui_url(self.api_url, flow_run_id)}", soft_wrap=True)
         state: Any = None
         checked = 0.0
@@ -66,8 +67,7 @@ class Watcher:
 
         with get_client(sync_client=True) as client:
             while not ended():
-                with contextlib.suppress(CampaignError):
-                    self._show_until(ended)
+                self._show_safely(ended)
                 time.sleep(LOOK_SECONDS)
         return self._outcome(state)
 
@@ -86,6 +86,17 @@ class Watcher:
         elif row.status == "open":
             outcome["error"] = row.reason
         return outcome
+
+    def _show_safely(self, ended: Any) -> None:
+        """A fault of the display must not look like a fault of the campaign, nor end the watching."""
+        try:
+            self._show_until(ended)
+        except Refused:
+            return  # not in the ledger yet
+        except Exception as error:
+            if str(error) != self._problem:
+                self._problem = str(error)
+                self._console.print(f"display: {error}; trying again", markup=False, highlight=False)
 
     def _show_until(self, ended: Any) -> None:
         with Reader(self.home.ledger_url) as reader:
@@ -114,17 +125,15 @@ class Watcher:
         return row
 
     def _open_question(self, reader: Reader, row: dict[str, Any]) -> dict[str, Any] | None:
+        """The question for which the watched run waits; those of other runs are none of ours."""
         asked = queries.gate(reader, row["id"])
-        waits = row["status"] == "at_gate" and asked and asked["answer"] is None and asked["waiter"]
-        return asked if waits and asked and self._key(asked) not in self._asked else None
-
-    @staticmethod
-    def _key(asked: dict[str, Any]) -> str:
-        return f"{asked['id']}"
+        if not asked or asked["answer"] or asked["plan_hash"] != row["plan_hash"] or row["status"] != "at_gate":
+            return None
+        ours = asked["flow_run_id"] == self._flow_run_id if self._flow_run_id else asked["waiter"] == own_identity()
+        return asked if ours and asked["id"] not in self._put_already else None
 
     def _put(self, asked: dict[str, Any]) -> None:
-        """Show the question once; answer it from the options, or let the person answer here or elsewhere."""
-        self._asked.add(self._key(asked))
+        """Show the question; answer it from the options, or let the person answer here or elsewhere."""
         self._console.print(Markdown(asked["shown"]))
         if asked["flow_run_id"]:
             url = ui_url(self.api_url, asked["flow_run_id"])
@@ -134,9 +143,10 @@ class Watcher:
             soft_wrap=True,
         )
         if self._approve:
-            self._answer(self._approve, self._by, self._reason or "--approve")
+            self._answer(asked, self._approve, self._by, self._reason or "--approve")
         elif sys.stdin.isatty() and self._console.is_terminal:
             self._prompt(asked)
+        self._put_already.add(asked["id"])
 
     def _prompt(self, asked: dict[str, Any]) -> None:
         self._console.print(f"or here            {'/'.join(ANSWERS)}, then Enter: ", end="")
@@ -159,16 +169,22 @@ class Watcher:
                 continue
             by = Prompt.ask("your name", console=self._console)
             reason = Prompt.ask("reason", default="", console=self._console)
-            self._answer(choice, by, reason)
+            self._answer(asked, choice, by, reason)
             return
 
-    def _answer(self, choice: str, by: str, reason: str) -> None:
+    def _answer(self, asked: dict[str, Any], choice: str, by: str, reason: str) -> None:
         from prefect_campaign.cli.approve import answer_gate
 
-        try:
-            self._console.print(answer_gate(self.name, choice, by=by, reason=reason))
-        except Refused as error:
-            self._console.print(f"[red]{error}[/red]")
+        while not self._stop.is_set():
+            try:
+                self._console.print(answer_gate(self.name, choice, by=by, reason=reason, question_id=asked["id"]))
+                return
+            except Refused as error:
+                self._console.print(str(error), style="red", markup=False, highlight=False)
+                return
+            except Transient as error:
+                self._console.print(f"{error}; trying again", markup=False, highlight=False)
+                self._stop.wait(LOOK_SECONDS * 10)
 
     def _print_news(self, reader: Reader, row: dict[str, Any]) -> None:
         views = [v for v in queries.experiment_views(reader, row["id"]) if v.stage == row["stage"]]

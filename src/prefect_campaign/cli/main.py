@@ -91,11 +91,15 @@ def approve(
     reason: Reason = "",
     drop: Annotated[list[str] | None, typer.Option(help="exp_id to leave out of the full phase.")] = None,
     change: Annotated[list[str] | None, typer.Option(help="For PIVOT: name=value.")] = None,
+    budget_hours: Annotated[float | None, typer.Option(help="Device hours that may be used in all.")] = None,
 ) -> None:
     """Answer the gate; the answer binds to the plan that was shown."""
     from prefect_campaign.cli.approve import answer_gate
 
-    print(answer_gate(name, answer.upper(), by=by, reason=reason, drop=drop or [], changes=change or []))
+    told = answer_gate(
+        name, answer.upper(), by=by, reason=reason, drop=drop or (), changes=change or (), budget_hours=budget_hours
+    )
+    print(told)
 
 
 @app.command()

@@ -8,14 +8,15 @@ from typing import Any
 
 from prefect_campaign.cli.live import Watcher
 from prefect_campaign.cli.server import ensure_server, refuse_silent
-from prefect_campaign.ledger import campaigns, queries
+from prefect_campaign.engine.setting import Setting, open_setting, refuse_if_driven
+from prefect_campaign.ledger import campaigns
 from prefect_campaign.ledger.experiments import reopen
 from prefect_campaign.ledger.gates import ANSWERS
 from prefect_campaign.ledger.location import Home
-from prefect_campaign.ledger.reading import Reader
 from prefect_campaign.ledger.store import Ledger
 from prefect_campaign.model.errors import Refused
 from prefect_campaign.model.spec import Campaign
+from prefect_campaign.model.states import CampaignStatus
 
 FAILED = 1
 BAD_INPUT = 2
@@ -44,25 +45,20 @@ def run_spec(spec: str | Campaign, *, approve: str, by: str, reason: str, new_ro
 def resume_campaign(name: str, *, approve: str, by: str, reason: str, retry_failed: bool) -> int:
     """Go on with a campaign from the ledger alone; returns the exit code."""
     choice = _choice(approve)
-    home = Home.locate()
-    with Reader(home.ledger_url) as reader:
-        row = queries.campaign(reader, name)
-        failed = [v.exp_id for v in queries.experiment_views(reader, row["id"]) if v.state == "failed"]
+    setting = open_setting(name)
+    if setting.row.status == CampaignStatus.KILLED:
+        raise Refused(
+            f"campaign {name!r}: round {setting.row.round} was killed ({setting.row.reason}); "
+            "start another by `campaign run SPEC --new-round`"
+        )
+    refuse_silent(os.environ.get("PREFECT_API_URL"))
+    if retry_failed:
+        _reopen(setting, by or "operator")
     _quiet()
-    ledger = Ledger.open(home)
-    if retry_failed and failed:
-        with ledger.write() as connection:
-            now = ledger.clock()
-            reopen(
-                connection, row["id"], failed, now=now, who=by or "operator", why="asked for again by --retry-failed"
-            )
-            if row["status"] == "completed":
-                campaigns.set_status(connection, row["id"], now=now, who=by or "operator", status="open")
+    home = setting.home
     url = ensure_server(home)
-    from prefect_campaign.model.load import load_campaign
-
     watcher = Watcher(home, name, url, approve=choice, by=by, reason=reason)
-    return _told(_in_this_process(load_campaign(row["spec"]), False, watcher), url)
+    return _told(_in_this_process(setting.campaign, False, watcher), url)
 
 
 def run_here(campaign: Campaign, **options: Any) -> dict[str, Any]:
@@ -108,6 +104,18 @@ def _in_this_process(spec: str | Campaign, new_round: bool, watcher: Watcher) ->
     return dict(outcome)
 
 
+def _reopen(setting: Setting, who: str) -> None:
+    """Failed and held experiments may run again; refused while another process drives the campaign."""
+    with setting.ledger.write() as connection:
+        row = campaigns.latest_round(connection, setting.row.name) or setting.row
+        now = setting.ledger.clock()
+        refuse_if_driven(row, now)
+        again = [v.exp_id for v in setting.views() if v.state in ("failed", "on_hold")]
+        reopen(connection, row.id, again, now=now, who=who, why="asked for again by --retry-failed")
+        if again and row.status == CampaignStatus.COMPLETED:
+            campaigns.set_status(connection, row.id, now=now, who=who, status=CampaignStatus.OPEN)
+
+
 def _check(campaign: Campaign) -> None:
     """All that can be wrong with a spec and its surroundings, before anything is made."""
     from prefect_campaign.engine.setting import check_spec
@@ -134,4 +142,6 @@ def _told(outcome: dict[str, Any], url: str) -> int:
     tell_outcome(outcome, url)
     if outcome.get("error"):
         return BAD_INPUT
-    return 0 if outcome.get("status") in ("completed", "killed", "pivoted") else FAILED
+    decided = outcome.get("status") in ("killed", "pivoted")
+    complete = outcome.get("status") == "completed" and not outcome.get("failed")
+    return 0 if decided or complete else FAILED

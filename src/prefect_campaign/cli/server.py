@@ -12,6 +12,7 @@ from pathlib import Path
 
 import psutil
 
+from prefect_campaign.engine.process import identity_alive, identity_of
 from prefect_campaign.ledger.location import Home
 from prefect_campaign.model.errors import Refused, Transient
 
@@ -99,16 +100,17 @@ def _file(home: Home) -> Path:
 def _record(home: Home) -> dict[str, str] | None:
     try:
         found = json.loads(_file(home).read_text())
-        return found if {"url", "pid", "started"} <= set(found) else None
+        return found if {"url", "process"} <= set(found) else None
     except (OSError, ValueError):
         return None
 
 
 def _process(record: dict[str, str]) -> psutil.Process | None:
+    if not identity_alive(record["process"]):
+        return None
     try:
-        process = psutil.Process(int(record["pid"]))
-        return process if f"{process.create_time():.2f}" == record["started"] else None
-    except (psutil.NoSuchProcess, ValueError):
+        return psutil.Process(int(record["process"].rsplit(":", 2)[1]))
+    except psutil.NoSuchProcess:
         return None
 
 
@@ -131,8 +133,7 @@ def _start(home: Home) -> str:
             env=environment,
             start_new_session=True,
         )
-    started = f"{psutil.Process(process.pid).create_time():.2f}"
-    _file(home).write_text(json.dumps({"url": url, "pid": str(process.pid), "started": started}))
+    _file(home).write_text(json.dumps({"url": url, "process": identity_of(process.pid)}))
     deadline = time.monotonic() + START_SECONDS
     while time.monotonic() < deadline:
         if answers(url):

@@ -1,12 +1,10 @@
 """The one place that runs short outside programs, and the identity of this process."""
 
 import os
-import socket
 import subprocess
 from collections.abc import Sequence
 
-import psutil
-
+from prefect_campaign.launch.process import boot_id, host_name, read_process
 from prefect_campaign.model.errors import Transient
 
 
@@ -32,21 +30,26 @@ def run(argv: Sequence[str], timeout: float, cwd: str | None = None) -> subproce
 
 
 def own_identity() -> str:
-    """This process, so that others can see whether it is still the same one: host, pid, start time."""
-    process = psutil.Process()
-    return f"{socket.gethostname()}:{process.pid}:{process.create_time():.2f}"
+    """This process, so that others can see whether it is still the same one."""
+    return identity_of(os.getpid()) or ""
+
+
+def identity_of(pid: int) -> str | None:
+    """A process of this machine as ``host:pid:boot.start``, never used again; None if there is none of that pid.
+
+    The start is in clock ticks since boot: unlike a time of day it does not move when the clock is set.
+    """
+    process = read_process(pid)
+    return f"{host_name()}:{pid}:{boot_id()}.{process.start_ticks}" if process else None
 
 
 def identity_alive(identity: str) -> bool:
     """Whether the process of that identity may still be alive; on another host it is taken to be."""
-    host, pid, started = identity.rsplit(":", 2)
-    if host != socket.gethostname():
+    host, pid, _ = identity.rsplit(":", 2)
+    if host != host_name():
         return True
-    try:
-        process = psutil.Process(int(pid))
-        return f"{process.create_time():.2f}" == started and process.status() != psutil.STATUS_ZOMBIE
-    except psutil.NoSuchProcess:
-        return False
+    process = read_process(int(pid))
+    return process is not None and process.alive and identity_of(int(pid)) == identity
 
 
 def git_state(folder: str) -> tuple[str | None, bool]:
@@ -63,4 +66,4 @@ def git_state(folder: str) -> tuple[str | None, bool]:
 
 def hostname() -> str:
     """Name of this machine, as leases and results know it."""
-    return socket.gethostname() or os.uname().nodename
+    return host_name()

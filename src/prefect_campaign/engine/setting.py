@@ -3,14 +3,16 @@
 from dataclasses import dataclass
 from typing import Any
 
-from prefect_campaign.engine.process import git_state
-from prefect_campaign.ledger import campaigns, queries
+from sqlalchemy import Connection
+
+from prefect_campaign.engine.process import git_state, identity_alive, own_identity
+from prefect_campaign.ledger import campaigns, gates, queries
 from prefect_campaign.ledger.campaigns import CampaignRow
 from prefect_campaign.ledger.location import Home
 from prefect_campaign.ledger.reading import Reader
 from prefect_campaign.ledger.store import Ledger
 from prefect_campaign.model.crash import crash_point
-from prefect_campaign.model.errors import Refused
+from prefect_campaign.model.errors import Driven, Refused
 from prefect_campaign.model.load import check_command, load_campaign
 from prefect_campaign.model.plan import Plan, make_plan
 from prefect_campaign.model.records import ExperimentView
@@ -55,14 +57,23 @@ class Setting:
 def register(spec: str | dict[str, Any] | Campaign, *, new_round: bool = False) -> Setting:
     """Check a spec and record it with its plan. Nothing is made if anything is wrong with it.
 
+    A spec whose plan was changed by a PIVOT at the gate goes on with the changes.
+
     Raises:
         Refused: one line that names the file and the field.
+        Driven: another process is at work on the campaign.
     """
     campaign = load_campaign(spec)
     plan = check_spec(campaign)
     home = Home.locate().ensure()
     ledger = Ledger.open(home)
     with ledger.write() as connection:
+        before = campaigns.latest_round(connection, campaign.name)
+        if before:
+            refuse_if_driven(before, ledger.clock())
+        if before and not new_round and _pivoted_away(connection, before, plan):
+            campaign = load_campaign(before.spec)
+            plan = make_plan(campaign)
         row = campaigns.register(
             connection,
             campaign,
@@ -73,6 +84,46 @@ def register(spec: str | dict[str, Any] | Campaign, *, new_round: bool = False) 
         )
     crash_point("plan_recorded")
     return Setting(home, ledger, campaign, plan, row)
+
+
+def refuse_if_driven(row: CampaignRow, now: float) -> None:
+    """Leave a campaign alone that another process drives.
+
+    Raises:
+        Driven: its dispatcher is alive.
+    """
+    driver = row.driver(now, identity_alive)
+    if driver and driver != own_identity():
+        raise Driven(
+            f"campaign {row.name!r}: another process drives it ({driver}); watch it by `campaign status {row.name}`"
+        )
+
+
+def setting_of_run(flow_run_id: str) -> Setting | None:
+    """The campaign for whose gate a flow run has asked before; None if it has not.
+
+    A suspended run starts from the top once it is resumed: it must go on with the plan that was shown, whatever
+    the spec file says by then.
+
+    Raises:
+        Refused: another plan or another round took its place meanwhile.
+    """
+    home = Home.locate()
+    try:
+        with Reader(home.ledger_url) as reader:
+            asked = queries.gate_of_run(reader, flow_run_id)
+    except Refused:
+        return None  # no ledger yet
+    if asked is None:
+        return None
+    setting = open_setting(asked["name"])
+    pivoted = asked["answer"] == "PIVOT" and bool(asked["changes"])
+    if setting.row.id != asked["campaign_id"] or (setting.row.plan_hash != asked["plan_hash"] and not pivoted):
+        raise Refused(
+            f"campaign {setting.row.name!r}: plan {asked['plan_hash']} was replaced by plan {setting.row.plan_hash} "
+            f"of round {setting.row.round} while this run waited; go on with `campaign resume {setting.row.name}`"
+        )
+    return setting
 
 
 def open_setting(name: str) -> Setting:
@@ -106,3 +157,8 @@ def check_spec(campaign: Campaign) -> Plan:
             "slots only; set it to 0 and limit policy.max_parallel instead"
         )
     return plan
+
+
+def _pivoted_away(connection: Connection, row: CampaignRow, plan: Plan) -> bool:
+    asked = gates.question(connection, row.id, plan.plan_hash)
+    return row.plan_hash != plan.plan_hash and asked is not None and asked.answer == "PIVOT" and bool(asked.changes)

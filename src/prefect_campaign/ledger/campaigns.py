@@ -36,6 +36,11 @@ class CampaignRow:
     created_at: float
     updated_at: float
 
+    def driver(self, now: float, alive: Callable[[str], bool]) -> str | None:
+        """Who is at work on it: the owner of a lease that holds, and whom `alive` does not declare gone."""
+        held = self.owner is not None and (self.owner_expires or 0.0) > now
+        return self.owner if held and self.owner and alive(self.owner) else None
+
 
 def latest_round(connection: Connection, name: str) -> CampaignRow | None:
     """The newest round of the campaign of that name."""
@@ -112,6 +117,10 @@ def register(
             "plan_hash": plan.plan_hash,
             "spec": spec,
             "spec_path": spec_path or row.spec_path,
+            # Whoever still worked on the old plan is fenced off.
+            "fence": row.fence + 1,
+            "owner": None,
+            "owner_expires": None,
             "updated_at": now,
         }
         connection.execute(update(t.campaigns).where(t.campaigns.c.id == row.id).values(**values))
@@ -149,13 +158,11 @@ def acquire(
     Raises:
         Driven: another dispatcher is at work.
     """
-    row = connection.execute(select(t.campaigns).where(t.campaigns.c.id == campaign_id)).mappings().one()
-    held = row["owner"] is not None and row["owner_expires"] > now and alive(row["owner"])
-    if held and row["owner"] != owner:
-        raise Driven(
-            f"campaign {row['name']!r}: another dispatcher is at work ({row['owner']}); wait for it or stop it first"
-        )
-    fence = int(row["fence"]) + 1
+    row = CampaignRow(**connection.execute(select(t.campaigns).where(t.campaigns.c.id == campaign_id)).mappings().one())
+    driver = row.driver(now, alive)
+    if driver and driver != owner:
+        raise Driven(f"campaign {row.name!r}: another dispatcher is at work ({driver}); wait for it or stop it first")
+    fence = row.fence + 1
     connection.execute(
         update(t.campaigns)
         .where(t.campaigns.c.id == campaign_id)
@@ -225,8 +232,8 @@ def _record_plan(connection: Connection, row: CampaignRow, plan: Plan, spec: dic
                 purpose=planned.purpose,
             )
         )
-        if old["state"] in (ExperimentState.SUPERSEDED, ExperimentState.FAILED):
-            # A changed spec is a person's decision to try again what failed under the old one.
+        if old["state"] in (ExperimentState.SUPERSEDED, ExperimentState.FAILED, ExperimentState.ON_HOLD):
+            # A changed spec is a person's decision to try again what failed or was held under the old one.
             reopen(
                 connection,
                 row.id,

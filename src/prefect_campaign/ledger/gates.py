@@ -1,13 +1,17 @@
 """The questions put to people, and their answers, bound to what was shown."""
 
+import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import Connection, func, insert, select, update
+from sqlalchemy import Connection, insert, select, update
 
 from prefect_campaign.ledger import tables as t
 from prefect_campaign.ledger.events import add_event
 from prefect_campaign.model.errors import Refused
+from prefect_campaign.model.plan import FULL
+from prefect_campaign.model.states import ExperimentState
 
 ANSWERS = ("CONTINUE", "PIVOT", "KILL")
 HOLD = "HOLD"
@@ -119,16 +123,18 @@ def answer(
     reason: str,
     channel: str,
     now: float,
-    drop: list[str] | None = None,
-    changes: dict[str, Any] | None = None,
+    drop: Sequence[str] = (),
+    changes: Mapping[str, Any] | None = None,
     budget_hours: float | None = None,
 ) -> bool:
     """Record an answer, once: False if the question was answered before (then nothing changes).
 
     Raises:
-        Refused: the answer does not validate: unknown choice, no name, or unknown experiments to drop.
+        Refused: the answer does not validate, or the campaign has another plan by now.
     """
-    problem = problem_with(connection, asked, choice=choice, by=by, drop=drop)
+    problem = _problem(
+        connection, asked, choice=choice, by=by, drop=drop, changes=changes or {}, budget_hours=budget_hours
+    )
     if problem:
         raise Refused(problem)
     changed = connection.execute(
@@ -140,8 +146,8 @@ def answer(
             reason=reason,
             channel=channel,
             answered_at=now,
-            drop=drop or [],
-            changes=changes or {},
+            drop=list(drop),
+            changes=dict(changes or {}),
             budget_hours=budget_hours,
         )
     ).rowcount
@@ -153,34 +159,39 @@ def answer(
     return bool(changed)
 
 
-def problem_with(
-    connection: Connection, asked: Question, *, choice: str, by: str, drop: list[str] | None
-) -> str | None:
-    """What is wrong with an answer, as one line; None if it can be recorded."""
-    if choice not in (*ANSWERS, HOLD):
-        return f"answer {choice!r}: choose one of {', '.join(ANSWERS)}"
-    if choice != HOLD and not by.strip():
-        return "by: the name of the person who decides is needed"
-    if drop:
-        table = t.experiments
-        known = set(
-            connection.execute(select(table.c.exp_id).where(table.c.campaign_id == asked.campaign_id)).scalars()
-        )
-        unknown = [e for e in drop if e not in known]
-        if unknown:
-            return f"drop: {unknown[0]!r} is no experiment of this campaign"
-    return None
-
-
 def approved(connection: Connection, campaign_id: int, plan_hash: str) -> bool:
     """Whether this very plan was answered with CONTINUE."""
     latest = question(connection, campaign_id, plan_hash)
     return latest is not None and latest.answer == "CONTINUE"
 
 
-def count_iterations(connection: Connection, campaign_id: int) -> int:
-    """How many plans of this round were answered with PIVOT."""
-    query = select(func.count()).select_from(t.approvals).where(
-        t.approvals.c.campaign_id == campaign_id, t.approvals.c.answer == "PIVOT"
-    )  # fmt: skip
-    return int(connection.execute(query).scalar_one())
+def _problem(
+    connection: Connection,
+    asked: Question,
+    *,
+    choice: str,
+    by: str,
+    drop: Sequence[str],
+    changes: Mapping[str, Any],
+    budget_hours: float | None,
+) -> str | None:
+    """What is wrong with an answer, as one line; None if it can be recorded."""
+    if choice not in (*ANSWERS, HOLD):
+        return f"answer {choice!r}: choose one of {', '.join(ANSWERS)}"
+    if choice == HOLD:
+        return None
+    if not by.strip():
+        return "by: the name of the person who decides is needed"
+    plan = connection.execute(select(t.campaigns.c.plan_hash).where(t.campaigns.c.id == asked.campaign_id)).scalar_one()
+    if plan != asked.plan_hash:
+        return f"plan {asked.plan_hash} is not asked about any more: the campaign's plan is {plan} now"
+    if changes and choice != "PIVOT":
+        return f"changes: only a PIVOT changes the plan, not {choice}"
+    if budget_hours is not None and not 0 < budget_hours < math.inf:
+        return f"budget_hours: {budget_hours:g} is no number of hours above 0"
+    table = t.experiments
+    full = select(table.c.exp_id).where(
+        table.c.campaign_id == asked.campaign_id, table.c.phase == FULL, table.c.state != ExperimentState.SUPERSEDED
+    )
+    unknown = sorted(set(drop) - set(connection.execute(full).scalars()))
+    return f"drop: {unknown[0]!r} is no experiment of the full phase" if unknown else None

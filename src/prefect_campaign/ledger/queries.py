@@ -36,10 +36,14 @@ def campaign(reader: Reader, name: str) -> dict[str, Any]:
 
 
 def open_campaigns(reader: Reader) -> list[dict[str, Any]]:
-    """Campaigns that a monitor tick has to look at: newest rounds that have not ended."""
+    """Rounds that a monitor tick has to look at: those that have not ended, and any with attempts that are not over.
+
+    The newest round of a campaign comes first.
+    """
     return reader.rows(
-        "SELECT * FROM campaigns c WHERE status IN ('open', 'at_gate') AND round = "
-        "(SELECT MAX(round) FROM campaigns d WHERE d.name = c.name) ORDER BY name"
+        "SELECT * FROM campaigns c WHERE (status IN ('open', 'at_gate') AND round = "
+        "(SELECT MAX(round) FROM campaigns d WHERE d.name = c.name)) OR EXISTS (SELECT 1 FROM attempts a "
+        "WHERE a.campaign_id = c.id AND a.state IN ('launching', 'running')) ORDER BY name, round DESC"
     )
 
 
@@ -97,6 +101,16 @@ def gate(reader: Reader, campaign_id: int) -> dict[str, Any] | None:
     rows = reader.rows(
         "SELECT * FROM approvals WHERE campaign_id = :campaign_id ORDER BY id DESC LIMIT 1",
         campaign_id=campaign_id,
+    )
+    return rows[0] if rows else None
+
+
+def gate_of_run(reader: Reader, flow_run_id: str) -> dict[str, Any] | None:
+    """The latest question at any gate for which this Prefect flow run waited, with the campaign's name."""
+    rows = reader.rows(
+        "SELECT a.*, c.name FROM approvals a JOIN campaigns c ON c.id = a.campaign_id "
+        "WHERE a.flow_run_id = :run ORDER BY a.id DESC LIMIT 1",
+        run=flow_run_id,
     )
     return rows[0] if rows else None
 

@@ -1,0 +1,105 @@
+"""Flow runs that wait at a gate: who waits, waking them, and closing those that nothing can wake any more."""
+
+import asyncio
+import time
+from uuid import UUID
+
+import httpx
+from prefect import runtime
+from prefect.client.orchestration import get_client
+from prefect.context import FlowRunContext
+from prefect.exceptions import PrefectException
+from prefect.settings import PREFECT_API_URL, temporary_settings
+from prefect.states import Crashed
+
+from prefect_campaign.engine.process import identity_alive, own_identity
+from prefect_campaign.engine.setting import Setting
+from prefect_campaign.ledger import gates
+from prefect_campaign.ledger.gates import ANSWERS, Question, Waiting
+from prefect_campaign.model.errors import Driven
+
+WAKE_SECONDS = 20.0
+"""How long a run that has asked may take until it pauses: the question is durable before the pause is."""
+UNREACHED = (PrefectException, httpx.HTTPError, OSError)
+"""The run is gone, or its server does not answer; the ledger has all that matters."""
+
+
+async def bind(setting: Setting, asked: Question) -> None:
+    """Remember that this flow run waits, and close an earlier one that can only mislead.
+
+    Raises:
+        Driven: a living process waits for the answer already.
+    """
+    context = FlowRunContext.get()
+    run_id = str(context.flow_run.id) if context and context.flow_run else None
+    waiter = gates.SUSPENDED if runtime.deployment.id else own_identity()
+    with setting.ledger.write() as connection:
+        before = gates.waiting(connection, asked.id)
+        if _lives(before) and before.waiter != waiter:
+            raise Driven(
+                f"campaign {setting.row.name!r}: another process waits at its gate ({before.waiter}); "
+                f"answer by `campaign approve {setting.row.name}`"
+            )
+        gates.bind_waiting(connection, asked.id, Waiting(run_id, PREFECT_API_URL.value(), waiter))
+    if before.flow_run_id and before.flow_run_id != run_id:
+        await _close(before, "a later run took the gate over")
+
+
+async def tend_gate(setting: Setting) -> None:
+    """Wake the run whose answer is on record, and close a paused one whose process is gone, before it misleads."""
+    with setting.ledger.read() as connection:
+        asked = gates.question(connection, setting.row.id, setting.row.plan_hash)
+        who = gates.waiting(connection, asked.id) if asked else None
+    if asked is None or who is None:
+        return
+    if not can_wake(who):
+        name = setting.row.name
+        await _close(who, f"answer by `campaign approve {name}`, then `campaign resume {name}`")
+    elif asked.answer in ANSWERS:
+        await wake(who, asked, patience=0.0)
+
+
+def can_wake(who: Waiting) -> bool:
+    """Whether a flow run waits that an answer can reach: suspended, or paused in a process that lives."""
+    return who.flow_run_id is not None and (who.waiter == gates.SUSPENDED or _lives(who))
+
+
+async def wake(who: Waiting, asked: Question, patience: float = WAKE_SECONDS) -> bool:
+    """Resume the flow run that waits, once the answer is in the ledger; False if it does not wait any more.
+
+    Args:
+        who: who waits.
+        asked: the question with its answer; the run reads it from the ledger, the form only shows it.
+        patience: seconds to wait for a run that has asked but not paused yet.
+    """
+    deadline = time.monotonic() + patience
+    try:
+        with temporary_settings(updates={PREFECT_API_URL: who.api_url} if who.api_url else {}):
+            async with get_client() as client:
+                while True:
+                    run = await client.read_flow_run(UUID(who.flow_run_id))
+                    if run.state is None or run.state.is_final():
+                        return False
+                    if run.state.is_paused():
+                        form = {"answer": asked.answer, "approver": asked.by, "reason": asked.reason}
+                        reply = await client.resume_flow_run(run.id, run_input=form)
+                        return str(reply.status.value) == "ACCEPT"
+                    if time.monotonic() >= deadline:
+                        return False
+                    await asyncio.sleep(0.3)
+    except UNREACHED:
+        return False
+
+
+async def _close(who: Waiting, why: str) -> None:
+    try:
+        async with get_client() as client:
+            old = await client.read_flow_run(UUID(who.flow_run_id))
+            if old.state and old.state.is_paused():
+                await client.set_flow_run_state(old.id, Crashed(message=f"Its process is gone: {why}."), force=True)
+    except UNREACHED:
+        return  # another server's run: nothing to close here
+
+
+def _lives(who: Waiting) -> bool:
+    return who.waiter not in (None, gates.SUSPENDED) and identity_alive(str(who.waiter))
