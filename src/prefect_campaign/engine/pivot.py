@@ -10,6 +10,7 @@ from prefect_campaign.model.errors import Refused
 from prefect_campaign.model.load import load_campaign
 from prefect_campaign.model.plan import make_plan
 from prefect_campaign.model.spec import Campaign
+from prefect_campaign.model.template import fields_of
 
 
 def parse_changes(entries: Sequence[str]) -> dict[str, Any]:
@@ -42,6 +43,10 @@ def changed_campaign(campaign: Campaign, changes: Mapping[str, Any]) -> Campaign
     """
     data: dict[str, Any] = campaign.model_dump(mode="json")
     axes = data["sweep"].get("grid") or data["sweep"].get("zip") or {}
+    known = {*axes, *data["args"], *fields_of(campaign.command)}
+    unknown = next((name for name in changes if name not in known), None)
+    if unknown:
+        raise Refused(f"changes: {unknown!r} is no parameter of this campaign; it has {', '.join(sorted(known))}")
     for name, value in changes.items():
         if name in axes:
             axes[name] = [value]
