@@ -1,8 +1,7 @@
 """Judging one check of a pilot stage: does its best configuration hold up against the baseline?"""
 
 import math
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 from prefect_campaign.decide.compare import (
     Baseline,
@@ -18,7 +17,7 @@ from prefect_campaign.decide.compare import (
 )
 from prefect_campaign.decide.pass_rule import NO_CANDIDATES, delta_cause, shared, value_cause, why_no_result
 from prefect_campaign.decide.verdicts import Cell, CheckVerdict, Row
-from prefect_campaign.model.plan import matches
+from prefect_campaign.model.plan import matches, values_of
 from prefect_campaign.model.records import ExperimentView
 from prefect_campaign.model.spec import Campaign, Check, Objective, Selector
 from prefect_campaign.model.sweep import Scalar
@@ -112,18 +111,7 @@ def _to_beat(
 
 
 def _selected(campaign: Campaign, selector: Selector, views: Sequence[ExperimentView]) -> list[ExperimentView]:
-    seed_axis = campaign.sweep.axis_of("seed") or "seed"
-    found = []
-    for view in views:
-        values: Mapping[str, Any] = {
-            **view.params,
-            "group": view.group,
-            "seed": view.seed,
-            seed_axis: view.seed,
-        }
-        if matches(selector, values):
-            found.append(view)
-    return found
+    return [view for view in views if matches(selector, values_of(view, campaign))]
 
 
 def label_of(campaign: Campaign, view: ExperimentView) -> str:

@@ -8,9 +8,10 @@ from typing import Any
 
 EXP_ID_MAX = 80
 TOKEN_MAX = 63
-"""Fits a DNS label, a Docker container, a tmux session and a Slurm job name alike."""
+"""Fits a Docker container, a tmux session, a Slurm job and a file alike."""
 
 _UNSAFE = re.compile(r"[^A-Za-z0-9.+-]+")
+_LIKE_A_ROUND = re.compile(r"\.r[0-9]+$")
 NAME_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,39}$"
 
 
@@ -25,7 +26,7 @@ def slug(value: Any) -> str:
 
     Different values may share a slug; `exp_id` adds a digest where that could happen.
     """
-    text = _UNSAFE.sub("-", str(value)).strip("-.")
+    text = _UNSAFE.sub("-", str(value)).lstrip("-.+").rstrip("-.")
     return text or "x"
 
 
@@ -43,8 +44,9 @@ def exp_id(
         seed: random seed.
 
     Returns:
-        At most `EXP_ID_MAX` characters of ``[A-Za-z0-9._+-]``. A changed parameter gives another id: where
-        the readable form would be too long or would lose a difference, a digest of the exact values is added.
+        At most `EXP_ID_MAX` characters of ``[A-Za-z0-9._+-]``, the first a letter or digit. A changed parameter
+        gives another id: where the readable form would be too long or would lose a difference, a digest of the
+        exact values is added.
     """
     named = [str(v) for v in (method, dataset) if v is not None]
     plain = [f"{slug(k)}{slug(v)}" for k, v in sorted(params.items())]
@@ -64,12 +66,15 @@ def exp_id(
 def token(campaign: str, round_: int, experiment: str, attempt: int) -> str:
     """The attempt's unique name everywhere outside: ``pc-<campaign>-<exp>-a<n>``, cut and hashed to fit.
 
-    The rounds of one campaign differ in the campaign part (``digits.r2``).
+    The rounds of one campaign differ in the campaign part (``digits.r2``). Two dashes end a campaign part that
+    has dashes itself, so that campaign ``a-b`` with ``c`` is not campaign ``a`` with ``b-c``. A digest of the exact
+    names is added to whatever could still be read in two ways, is too long, or has a ``+`` (Docker forbids it).
     """
     owner = campaign if round_ == 1 else f"{campaign}.r{round_}"
-    whole = f"pc-{owner}-{experiment}-a{attempt}"
-    if len(whole) <= TOKEN_MAX:
-        return whole
-    mark = digest([owner, experiment], 10)
-    tail = f"-{mark}-a{attempt}"
+    whole = f"pc-{owner}{'--' if '-' in owner else '-'}{experiment}".replace("+", "-")
+    tail = f"-a{attempt}"
+    one_way = "--" not in f"{owner}-" and "--" not in f"-{experiment}-" and not _LIKE_A_ROUND.search(campaign)
+    if one_way and "+" not in experiment and len(whole) + len(tail) <= TOKEN_MAX:
+        return whole + tail
+    tail = f"-{digest([campaign, round_, experiment], 10)}{tail}"
     return whole[: TOKEN_MAX - len(tail)].rstrip("-._") + tail

@@ -35,6 +35,10 @@ def load_campaign(source: str | Path | dict[str, Any] | Campaign) -> Campaign:
         raise Refused(f"{path}: cannot be read: {error}") from None
     try:
         data = yaml.load(text, Loader=_UniqueKeys)  # noqa: S506 - a SafeLoader that also refuses duplicate keys
+    except RecursionError:
+        raise Refused(f"{path}: not valid YAML: nested too deeply") from None
+    except ValueError as error:  # a date or number that only looks like one
+        raise Refused(f"{path}: not valid YAML: {error}") from None
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         where = f":{mark.line + 1}:{mark.column + 1}" if mark else ""
@@ -70,8 +74,7 @@ def check_command(campaign: Campaign) -> None:
 def first_problem(error: ValidationError) -> str:
     """The first thing that pydantic found wrong, as ``field: what``."""
     problem = error.errors()[0]
-    skip = {"function-after", "function-before"}
-    location = ".".join(str(part) for part in problem["loc"] if str(part).split("[")[0] not in skip)
+    location = _field(problem["loc"])
     message = problem["msg"].removeprefix("Value error, ")
     if problem["type"] == "extra_forbidden":
         known = {name for model in Model.__subclasses__() for name in model.model_fields}
@@ -81,22 +84,32 @@ def first_problem(error: ValidationError) -> str:
         message = "is missing"
     elif problem["type"] == "string_pattern_mismatch":
         message = f"{problem['input']!r} is not a safe name: use letters, digits, '.', '_', '-', at most 40"
-    more = f" (and {error.error_count() - 1} more)" if error.error_count() > 1 else ""
+    others = {_field(p["loc"]) for p in error.errors()} - {location}
+    more = f" (and {len(others)} more)" if others else ""
     return f"{location}: {message}{more}" if location else f"{message}{more}"
 
 
 class _UniqueKeys(yaml.SafeLoader):
     """A key written twice is an error: YAML would silently keep the last."""
 
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        seen: set[Any] = set()
-        for key_node, _ in node.value:
-            key = self.construct_object(key_node, deep=True)
-            if isinstance(key, str) and key in seen:
-                raise yaml.constructor.ConstructorError(None, None, f"key {key!r} is given twice", key_node.start_mark)
-            if isinstance(key, str):
-                seen.add(key)
-        return super().construct_mapping(node, deep)
+    def compose_mapping_node(self, anchor: Any) -> yaml.MappingNode:
+        # Not when the mapping is built: then its merge keys (<<) may be merged already.
+        node: yaml.MappingNode = super().compose_mapping_node(anchor)
+        seen: set[tuple[str, str]] = set()
+        for key, _ in node.value:
+            if not isinstance(key, yaml.ScalarNode):
+                continue
+            if (key.tag, key.value) in seen:
+                raise yaml.composer.ComposerError(None, None, f"key {key.value!r} is given twice", key.start_mark)
+            seen.add((key.tag, key.value))
+        return node
+
+
+def _field(location: tuple[int | str, ...]) -> str:
+    """The way to a field as people write it: without the names that pydantic gives the members of a union."""
+    kinds = {"str", "int", "float", "bool"}
+    parts = [str(p) for p in location if "[" not in str(p)]
+    return ".".join(parts[:-1] if len(parts) > 1 and parts[-1] in kinds else parts)
 
 
 def _validated(data: dict[str, Any], where: str) -> Campaign:

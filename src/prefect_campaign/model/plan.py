@@ -6,6 +6,7 @@ from typing import Any
 
 from prefect_campaign.model.errors import Refused
 from prefect_campaign.model.ids import digest, exp_id
+from prefect_campaign.model.records import ExperimentView
 from prefect_campaign.model.spec import Campaign, Selector, Stage
 from prefect_campaign.model.sweep import Scalar
 from prefect_campaign.model.template import words_of
@@ -81,7 +82,7 @@ def make_plan(campaign: Campaign) -> Plan:
         experiments += chosen
     if len(experiments) > limit:
         raise Refused(f"sweep: {len(experiments)} experiments in all stages, but policy.max_experiments is {limit}")
-    return Plan(tuple(experiments), plan_hash(campaign, experiments), stages)
+    return Plan(tuple(experiments), plan_hash(campaign, experiments, stages), stages)
 
 
 def default_stage(campaign: Campaign) -> Stage:
@@ -109,14 +110,15 @@ def matches(selector: Selector, values: Mapping[str, Any]) -> bool:
     )
 
 
-def plan_hash(campaign: Campaign, experiments: list[PlannedExperiment]) -> str:
+def plan_hash(campaign: Campaign, experiments: list[PlannedExperiment], stages: tuple[Stage, ...]) -> str:
     """Digest of what an approval approves: what is run, how it is judged, and what it may use."""
     spec = campaign.model_dump(mode="json", include={"objective", "resources", "policy", "env", "workdir"})
     rows = [[e.exp_id, e.stage, e.params, e.seed] for e in experiments]
-    return digest([words_of(campaign.command), spec, rows], 16)
+    judged = [[s.name, s.scale, [c.model_dump(mode="json") for c in s.all_checks]] for s in stages]
+    return digest([words_of(campaign.command), spec, rows, judged], 16)
 
 
-def values_of(experiment: PlannedExperiment, campaign: Campaign) -> dict[str, Any]:
+def values_of(experiment: PlannedExperiment | ExperimentView, campaign: Campaign) -> dict[str, Any]:
     """What selectors look at: all parameters, the group, the seed under its axis name and as ``seed``."""
     seed_axis = campaign.sweep.axis_of("seed") or "seed"
     return {
@@ -132,11 +134,7 @@ def _stage_experiments(campaign: Campaign, stage: Stage, index: int) -> list[Pla
     method_axis, dataset_axis = sweep.axis_of("method"), sweep.axis_of("dataset")
     seed_axis = sweep.axis_of("seed") or "seed"
     found = []
-    try:
-        points = list(sweep.expand())
-    except ValueError as error:
-        raise Refused(f"sweep: {error}") from None
-    for point, seed in points:
+    for point, seed in sweep.expand():
         values: dict[str, Any] = {**point, "seed": seed, seed_axis: seed}
         group = next((name for name, g in campaign.groups.items() if g.only and matches(g.only, values)), "main")
         if not matches(stage.only, {**values, "group": group}):

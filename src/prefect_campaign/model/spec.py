@@ -22,9 +22,9 @@ def _selector(value: Any) -> Any:
 
 
 class Model(BaseModel):
-    """Strict about unknown fields: a typing error must never be ignored."""
+    """Strict about unknown fields, for a typing error must never be ignored, and about numbers being numbers."""
 
-    model_config = ConfigDict(extra="forbid")
+    model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
 
 
 class Objective(Model):
@@ -209,29 +209,37 @@ class Campaign(Model):
         if twice:
             raise ValueError(f"pilot: stage name {sorted(twice)[0]!r} is used twice")
         wanted = fields_of(self.command)
-        swept = {a for a in self.sweep.axes if a != self.sweep.axis_of("seed")}
+        seed_axis = self.sweep.axis_of("seed")
+        swept = {a for a in self.sweep.axes if a != seed_axis} | ({"trial"} if self.sweep.optuna_search else set())
+        filled = RESERVED_FIELDS | ({seed_axis} if seed_axis else set())
         for stage in (*self.pilot, self.full):
             where = "full" if stage is self.full else f"pilot stage {stage.name!r}"
             unknown = set(stage.args) - wanted - swept
             if unknown:
                 raise ValueError(f"{where}: args names {sorted(unknown)[0]!r}, which the command does not use")
-            missing = wanted - swept - RESERVED_FIELDS - set(self.args) - set(stage.args)
+            missing = wanted - swept - filled - set(self.args) - set(stage.args)
             if missing:
-                known = ", ".join(sorted(swept | RESERVED_FIELDS | set(self.args) | set(stage.args)))
+                known = ", ".join(sorted(swept | filled | set(self.args) | set(stage.args)))
                 raise ValueError(f"command: unknown field {{{sorted(missing)[0]}}} ({where}); known fields are {known}")
-            self._check_selector(stage.only, f"{where}: only")
+            for reserved in filled & set(stage.args):
+                raise ValueError(f"{where}: {reserved!r} is filled in by the product and cannot be set")
+            self._check_selector(stage.only, f"{where}: only", planned=True)
             for check in stage.all_checks:
                 self._check_selector(check.only, f"{where}: check {check.name!r}: only")
                 self._check_selector(check.against or {}, f"{where}: check {check.name!r}: against")
         for name, group in self.groups.items():
-            self._check_selector(group.only, f"groups.{name}.only")
-        for reserved in RESERVED_FIELDS & (swept | set(self.args)):
+            self._check_selector(group.only, f"groups.{name}.only", planned=True)
+        for reserved in filled & (swept | set(self.args)):
             raise ValueError(f"{reserved!r} is filled in by the product and cannot be a parameter")
         return self
 
-    def _check_selector(self, selector: Selector, where: str) -> None:
-        axes = {*self.sweep.axes, "group", "seed"}
+    def _check_selector(self, selector: Selector, where: str, *, planned: bool = False) -> None:
+        """See that every axis exists; `planned`: that its values are known before anything is launched."""
+        searched = set(self.sweep.axes) if self.sweep.optuna_search else set()
+        axes = {*self.sweep.axes, "group", "seed", *(["trial"] if searched else [])}
         for axis in selector:
+            if planned and axis in searched:
+                raise ValueError(f"{where}: {axis!r} is searched by Optuna and not known before; select by 'trial'")
             if axis not in axes:
                 raise ValueError(f"{where}: {axis!r} is not an axis of the sweep; axes are {', '.join(sorted(axes))}")
 

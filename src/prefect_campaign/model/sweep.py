@@ -1,20 +1,37 @@
 """The sweep: which points of the parameter space are tried, with which seeds."""
 
 import itertools
+import math
 import random
 from collections.abc import Iterable, Iterator
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator, model_validator
 
-Scalar = str | int | float | bool
+
+def _scalar(value: Any) -> Any:
+    """Checked before the union: it would name every one of its members that the value is not."""
+    value = value.item() if hasattr(value, "item") else value  # NumPy's numbers
+    if value is None:
+        raise ValueError("is empty")
+    if not isinstance(value, str | int | float | bool):
+        raise ValueError(f"must be text, a number or true/false, not {type(value).__name__}")
+    if isinstance(value, float) and math.isnan(value):
+        raise ValueError("must be a number, not nan")
+    return value
+
+
+Scalar = Annotated[
+    str | int | Annotated[float, Field(allow_inf_nan=True)] | bool,  # inf is a value: a clip norm, a temperature
+    BeforeValidator(_scalar),
+]
 Role = Literal["method", "dataset", "seed"]
 
 
 class Range(BaseModel):
     """A continuous or integer interval to draw from, for random and Optuna sweeps."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
     low: float
     high: float
@@ -60,7 +77,8 @@ class Sweep(BaseModel):
     """Points to try. Exactly one of `grid`, `zip`, `points`, `random`, `optuna`.
 
     Axes named ``method``, ``dataset`` and ``seed`` carry these roles by themselves; `roles` gives them to
-    axes of other names. Every point is run once per seed.
+    axes of other names. Every point is run once per seed. What Optuna searches carries no role: its values are
+    not known when the experiments are named.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True, serialize_by_alias=True)
@@ -77,7 +95,7 @@ class Sweep(BaseModel):
     )
     random_search: RandomSearch | None = Field(default=None, alias="random")
     optuna_search: OptunaSearch | None = Field(default=None, alias="optuna")
-    seeds: list[int] | None = Field(default=None, description="Seeds for each point; default [0].")
+    seeds: list[int] | None = Field(default=None, min_length=1, description="Seeds for each point; default [0].")
     roles: dict[str, Role] = Field(default_factory=dict, description="Axis name -> role.")
 
     @classmethod
@@ -158,6 +176,7 @@ class Sweep(BaseModel):
         for axis in self.roles:
             if axis not in self.axes:
                 raise ValueError(f"roles names {axis!r}, which is not an axis; axes are {', '.join(self.axes)}")
+        self._check_roles()
         return self
 
     @property
@@ -172,6 +191,8 @@ class Sweep(BaseModel):
 
     def axis_of(self, role: Role) -> str | None:
         """The axis that carries `role`: by `roles`, else the axis of that very name."""
+        if self.optuna_search is not None:
+            return None
         for axis, given in self.roles.items():
             if given == role:
                 return axis
@@ -204,9 +225,37 @@ class Sweep(BaseModel):
             rest = {k: v for k, v in point.items() if k != seed_axis}
             seeds = [point[seed_axis]] if seed_axis else (self.seeds or [0])
             for seed in seeds:
-                if isinstance(seed, bool) or not isinstance(seed, int):
-                    raise ValueError(f"a seed must be a whole number, not {seed!r}")
-                yield rest, seed
+                yield rest, int(seed)  # _check_roles saw to it that they are whole
+
+    def _check_roles(self) -> None:
+        if self.optuna_search is not None and self.roles:
+            raise ValueError("roles: what Optuna searches carries no role")
+        given = list(self.roles.values())
+        twice = [role for role in given if given.count(role) > 1]
+        if twice:
+            raise ValueError(f"roles gives {twice[0]!r} to two axes")
+        if self.optuna_search is not None and "seed" in self.axes:
+            raise ValueError("optuna cannot search 'seed'; give seeds")
+        for seed in self.seeds or self._values_of(self.axis_of("seed")):
+            if isinstance(seed, bool) or not isinstance(seed, int):
+                raise ValueError(f"a seed must be a whole number, not {seed!r}")
+            if not -(2**63) <= seed < 2**63:
+                raise ValueError(f"a seed must fit in 64 bits: {seed!r} does not")
+
+    def _values_of(self, axis: str | None) -> list[Scalar]:
+        """All values that `axis` may take."""
+        if axis is None:
+            return []
+        if self.point_list is not None:
+            return [point[axis] for point in self.point_list]
+        if self.random_search is None:
+            return (self.grid_axes or self.zip_axes or {})[axis]
+        space = self.random_search.space[axis]
+        if not isinstance(space, Range):
+            return space
+        if not space.integer:
+            raise ValueError(f"{axis!r} carries the seed: its range needs integer: true")
+        return [int(space.low), int(space.high)]
 
     def _points(self) -> Iterable[dict[str, Scalar]]:
         if self.grid_axes is not None:

@@ -144,7 +144,7 @@ def test_reported_value_counts_only_where_no_baseline_runs():
 
 
 def test_no_baseline_at_all():
-    spec = campaign(baselines=(), objective={"baseline": math.nan})
+    spec = campaign(baselines=())
     _, _, views = run(spec, {"ours": 0.9, "tent": 0.9})
     assert best_baseline(spec.objective, views, "c10").kind == "none"
 

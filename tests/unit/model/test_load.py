@@ -70,6 +70,8 @@ def test_a_missing_file_is_named(tmp_path: Path) -> None:
         (GOOD + "x: \x00\n", "not valid YAML"),
         (GOOD + "x: " + "[" * 5000 + "\n", "/spec.yaml: not valid YAML: nested too deeply"),
         (GOOD + "---\nname: b\n", "/spec.yaml:5:1: not valid YAML"),
+        (GOOD + "x: 2020-13-45\n", "/spec.yaml: not valid YAML: month must be in 1..12"),
+        (GOOD + "x: {<<: [1]}\n", "/spec.yaml:5:10: not valid YAML"),
         (b"\xff\xfe\x00x", "cannot be read"),
         ("", "a spec is a mapping of keys to values, not NoneType"),
         ("[1, 2]", "a spec is a mapping of keys to values, not list"),
@@ -97,9 +99,16 @@ def test_bad_yaml_names_the_line(tmp_path: Path, text: str | bytes, expected: st
         (GOOD + "policy: {pilot_retries: -1}\n", "policy.pilot_retries"),
         (GOOD + "resources: {gpus: many}\n", "resources.gpus"),
         (GOOD + "resources: {time_minutes: 0}\n", "resources.time_minutes"),
-        (GOOD + "args: {when: 2020-01-01}\n", "args.when: "),
-        (GOOD + "args: {when: }\n", "args.when: "),
-        (GOOD + "args: &a {x: *a}\n", "args.x: "),
+        (GOOD.replace("acc}", "acc, target: .inf}"), "objective.target: "),
+        (GOOD.replace("acc}", "acc, baseline: .nan}"), "objective.baseline: "),
+        (GOOD + "policy: {budget: {hours: .inf}}\n", "policy.budget.hours: "),
+        (GOOD + "command: 5\n".replace("command", "workdir"), "workdir: "),
+        (GOOD + "args: {when: 2020-01-01}\n", "args.when: must be text, a number or true/false, not date"),
+        (GOOD + "args: {when: }\n", "args.when: is empty"),
+        (GOOD + "args: {when: .nan}\n", "args.when: must be a number, not nan"),
+        (GOOD + "args: {when: [1], x: }\n", "args.when: must be text, a number or true/false, not list (and 1 more)"),
+        (GOOD + "args: &a {x: *a}\n", "args.x: must be text"),
+        (GOOD.replace(f"command: {COMMAND}", "command: 5"), "command: "),
         (GOOD + "1: x\n", "1: "),
         (GOOD + "args: {run_dir: x}\n", "'run_dir' is filled in by the product"),
         (GOOD + "pilot: [{name: a}, {name: a}]\n", "pilot: stage name 'a' is used twice"),
@@ -108,6 +117,7 @@ def test_bad_yaml_names_the_line(tmp_path: Path, text: str | bytes, expected: st
         (GOOD + "pilot: [{name: a, only: {foo: 1}}]\n", "pilot stage 'a': only: 'foo' is not an axis"),
         (GOOD + "pilot: [{name: a, only: {lr: 9}}]\n", "pilot stage 'a': only matches no experiment"),
         (GOOD + "pilot: [{name: a, args: {foo: 1}}]\n", "pilot stage 'a': args names 'foo'"),
+        (GOOD + "pilot: [{name: a, args: {seed: 1}}]\n", "pilot stage 'a': 'seed' is filled in by the product"),
         (GOOD + "workdir: no/such/folder\n", "workdir: "),
     ],
 )
@@ -129,6 +139,11 @@ def test_a_bad_field_is_named(tmp_path: Path, text: str, expected: str) -> None:
         ("{grid: {lr: [1]}, seeds: [1.5]}", "sweep.seeds.0: "),
         ("{grid: {lr: [1]}, seeds: []}", "sweep.seeds: "),
         ("{grid: {lr: [1], seed: [a]}}", "sweep: a seed must be a whole number, not 'a'"),
+        ("{grid: {lr: [1]}, seeds: [9223372036854775808]}", "sweep: a seed must fit in 64 bits"),
+        ("{grid: {lr: [.nan]}}", "sweep.grid.lr.0: must be a number, not nan"),
+        ("{random: {n: 2, space: {lr: [1], seed: {low: 0, high: 9}}}}", "sweep: 'seed' carries the seed"),
+        ("{optuna: {n: 2, space: {lr: [1], seed: [1]}}}", "sweep: optuna cannot search 'seed'"),
+        ("{optuna: {n: 2, space: {lr: [1]}}, roles: {lr: method}}", "sweep: roles: what Optuna searches"),
         ("{grid: {lr: [0.1, 0.1]}}", "sweep: duplicate id 'p1_main_lr0.1_s0'"),
         ("{grid: {lr: [1]}, seeds: [1, 1]}", "sweep: duplicate id"),
         ("{grid: {lr: [1], attempt: [2]}}", "'attempt' is filled in by the product"),
@@ -189,6 +204,13 @@ def test_merge_keys_of_yaml_are_understood(tmp_path: Path) -> None:
     text = GOOD.replace("{lr} ", "{lr} --epochs {epochs} ")
     path.write_text(text + "args: &base {epochs: 2}\nfull: {args: {<<: *base}}\n")
     assert load_campaign(path).full.args == {"epochs": 2}
+
+
+def test_a_merged_mapping_may_be_merged_again_and_changed(tmp_path: Path) -> None:
+    path = tmp_path / "spec.yaml"
+    text = GOOD.replace("{lr} ", "{lr} --epochs {epochs} ")
+    path.write_text(text + "pilot: [{name: a, args: &b {<<: &a {epochs: 2}, epochs: 3}}]\nargs: {<<: *b}\n")
+    assert load_campaign(path).args == {"epochs": 3}
 
 
 def test_plain_data_and_a_campaign_are_accepted_and_checked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

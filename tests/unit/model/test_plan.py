@@ -3,6 +3,7 @@
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from pydantic import ValidationError
 
 from prefect_campaign import Campaign, Objective, Stage, Sweep
 from prefect_campaign.model.errors import Refused
@@ -66,6 +67,16 @@ def test_selectors_compare_values_and_their_text() -> None:
     assert not matches({"lr": [0.2]}, {"lr": 0.1})
     assert not matches({"wd": [0.1]}, {"lr": 0.1})
     assert matches({}, {"lr": 0.1})
+
+
+def test_optuna_trials_are_chosen_by_their_number() -> None:
+    sweep = Sweep.optuna(4, lr={"low": 0, "high": 1}, method=["ours", "tent"])
+    given = {"command": "true {lr} {method} {trial}", "sweep": sweep}
+    made = campaign(**given, groups={}, pilot=[Stage("one", only={"trial": [0, 1]}, core={"method": "ours"})])
+    assert [e.params for e in make_plan(made).of_stage("one")] == [{"trial": 0}, {"trial": 1}]
+    for early in ({"groups": {"baseline": {"method": "tent"}}}, {"groups": {}, "full": {"only": {"lr": 1}}}):
+        with pytest.raises(ValidationError, match="is searched by Optuna"):
+            campaign(**given, **early)
 
 
 def test_a_seed_axis_of_another_name_is_selected_by_both_names() -> None:

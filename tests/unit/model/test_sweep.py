@@ -2,6 +2,7 @@
 
 import math
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -63,6 +64,22 @@ def test_a_longer_random_sweep_begins_with_the_shorter_one() -> None:
 def test_optuna_trials_get_their_parameters_later() -> None:
     sweep = Sweep.optuna(3, lr=Range(low=0, high=1), seeds=[1])
     assert list(sweep.expand()) == [({"trial": i}, 1) for i in range(3)]
+
+
+def test_what_optuna_searches_has_no_role() -> None:
+    sweep = Sweep.optuna(2, method=["a", "b"], lr=Range(low=0, high=1))
+    assert sweep.axis_of("method") is None
+
+
+def test_seeds_may_be_drawn_too() -> None:
+    sweep = Sweep.random(5, a=[1, 2], seed=Range(low=0, high=1000, integer=True))
+    assert all(isinstance(seed, int) and set(point) == {"a"} for point, seed in sweep.expand())
+
+
+def test_numpy_values_are_plain_values() -> None:
+    sweep = Sweep.grid(lr=np.array([0.5, 1.0]), k=np.arange(2), flag=[np.True_], seed=np.arange(2))
+    assert sweep == Sweep.grid(lr=[0.5, 1.0], k=[0, 1], flag=[True], seed=[0, 1])
+    assert {type(v) for point, seed in sweep.expand() for v in (*point.values(), seed)} == {float, int, bool}
 
 
 def test_roles_come_from_names_or_are_given() -> None:
