@@ -1,0 +1,193 @@
+"""Answers from the command line: recorded once, bound to the plan, and given to the run that waits."""
+
+import json
+import threading
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, HTTPServer
+from typing import Any
+
+import pytest
+
+from prefect_campaign import Campaign, Objective, Sweep
+from prefect_campaign.cli.approve import answer_gate
+from prefect_campaign.engine.process import own_identity
+from prefect_campaign.engine.setting import Setting, register
+from prefect_campaign.ledger import gates
+from prefect_campaign.ledger.gates import Waiting
+from prefect_campaign.ledger.location import Home
+from prefect_campaign.model.errors import Refused
+
+RUN = "11111111-2222-3333-4444-555555555555"
+
+
+@pytest.fixture
+def setting(home: Home) -> Setting:
+    return register(
+        Campaign(
+            name="demo",
+            command="true {lr}",
+            sweep=Sweep.grid(lr=[1, 2]),
+            objective=Objective(metric="acc"),
+            workdir="/tmp",
+        )
+    )
+
+
+def asked(setting: Setting, waiter: str | None = None, api: str | None = None, answer: str = "") -> gates.Question:
+    with setting.ledger.write() as connection:
+        one = gates.ask(
+            connection, setting.row.id, plan_hash=setting.plan.plan_hash, iteration=1, shown="", cost={}, now=1.0
+        )
+        gates.bind_waiting(connection, one.id, Waiting(RUN if waiter else None, api, waiter))
+        if answer:
+            gates.answer(connection, one, choice=answer, by="eve", reason="because", channel="ui", now=2.0)
+    return one
+
+
+def on_record(setting: Setting) -> tuple[str | None, str | None]:
+    with setting.ledger.read() as connection:
+        found = gates.question(connection, setting.row.id, setting.plan.plan_hash)
+    assert found
+    return found.answer, found.by
+
+
+def approve(choice: str = "CONTINUE", **more: Any) -> str:
+    return answer_gate("demo", choice, **{"by": "ann", "reason": "good", **more})
+
+
+class Api(HTTPServer):
+    """The part of a Prefect server that waking a flow run needs; says what was asked of it."""
+
+    def __init__(self, state: str, broken: bool = False) -> None:
+        self.state, self.broken = state, broken
+        self.resumed: list[Any] = []
+        super().__init__(("127.0.0.1", 0), Handler)
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.server_port}/api"
+
+
+class Handler(BaseHTTPRequestHandler):
+    server: Api
+
+    def do_GET(self) -> None:
+        state = {"type": self.server.state, "name": self.server.state.title()}
+        self._reply({"id": RUN, "flow_id": RUN, "name": "x", "state": state, "state_type": self.server.state})
+
+    def do_POST(self) -> None:
+        body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
+        self.server.resumed.append(json.loads(body or b"{}"))
+        self._reply({"status": "ACCEPT", "details": {"type": "accept_details"}, "state": None})
+
+    def _reply(self, document: dict[str, Any]) -> None:
+        refused = 403 if self.server.broken else 404 if "csrf" in self.path else 200
+        self.send_response(refused)
+        self.end_headers()
+        self.wfile.write(json.dumps(document).encode())
+
+    def log_message(self, *_: Any) -> None:
+        pass
+
+
+@pytest.fixture
+def serve() -> Iterator[Any]:
+    servers = []
+
+    def start(state: str, broken: bool = False) -> Api:
+        server = Api(state, broken)
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        servers.append(server)
+        return server
+
+    yield start
+    for server in servers:
+        server.shutdown()
+        server.server_close()
+
+
+def test_without_a_question_there_is_nothing_to_answer(setting: Setting) -> None:
+    with pytest.raises(Refused, match="asks nothing now"):
+        approve()
+    with pytest.raises(Refused, match="'nobody': not in the ledger"):
+        answer_gate("nobody", "KILL", by="ann", reason="")
+
+
+@pytest.mark.parametrize("choice", ["MAYBE", "", "HOLD", "continue"])
+def test_only_a_choice_is_an_answer(setting: Setting, choice: str) -> None:
+    asked(setting)
+    with pytest.raises(Refused, match="choose one of CONTINUE, PIVOT, KILL"):
+        approve(choice)
+    assert on_record(setting) == (None, None)
+
+
+def test_an_answer_nobody_waits_for_says_how_to_go_on(setting: Setting) -> None:
+    asked(setting)
+    assert "go on with `campaign resume demo`" in approve()
+    assert on_record(setting) == ("CONTINUE", "ann")
+
+
+def test_the_dead_are_not_woken(setting: Setting) -> None:
+    asked(setting, own_identity() + "1", "http://127.0.0.1:9/api")
+    assert "no flow run waits for it" in approve()
+
+
+@pytest.mark.parametrize("alive", [gates.SUSPENDED, None])
+def test_a_run_that_waits_is_woken_with_the_answer(setting: Setting, serve: Any, alive: str | None) -> None:
+    api = serve("PAUSED")
+    asked(setting, alive or own_identity(), api.url)
+    told = approve()
+    assert told == f"CONTINUE by ann recorded for plan {setting.plan.plan_hash}"
+    (form,) = api.resumed
+    assert form["run_input"] == {"answer": "CONTINUE", "approver": "ann", "reason": "good"}
+
+
+def test_the_same_answer_again_wakes_a_run_that_was_not_woken(setting: Setting, serve: Any) -> None:
+    api = serve("PAUSED", broken=True)
+    asked(setting, gates.SUSPENDED, api.url)
+    assert "does not wait any more" in approve()
+    api.broken = False
+    told = approve(by="bob")
+    assert told == f"CONTINUE by ann was on record for plan {setting.plan.plan_hash} already"
+    assert api.resumed[-1]["run_input"]["approver"] == "ann"
+    with pytest.raises(Refused, match="was answered CONTINUE by ann already"):
+        approve("KILL")
+    assert on_record(setting) == ("CONTINUE", "ann")
+
+
+@pytest.mark.parametrize("state", ["COMPLETED", "CANCELLED", "CRASHED"])
+def test_a_run_that_is_over_is_said_so(setting: Setting, serve: Any, state: str) -> None:
+    asked(setting, gates.SUSPENDED, serve(state).url)
+    assert "does not wait any more: `campaign resume demo`" in approve()
+
+
+def test_an_answer_to_another_question_is_refused(setting: Setting) -> None:
+    one = asked(setting)
+    with pytest.raises(Refused, match="asks anew"):
+        approve(question_id=one.id + 1)
+    assert on_record(setting) == (None, None)
+    approve(question_id=one.id)
+
+
+def test_a_hold_says_what_it_waits_for(setting: Setting) -> None:
+    asked(setting, answer="HOLD")
+    with pytest.raises(Refused, match=r"put on hold \(because\).*campaign resume demo"):
+        approve()
+
+
+@pytest.mark.parametrize(
+    ("change", "problem"),
+    [("momentum=1", "no parameter of this campaign"), ("lr", "not of the form"), ("lr=[1]", "must be one number")],
+)
+def test_changes_are_checked_before_the_answer_is_recorded(setting: Setting, change: str, problem: str) -> None:
+    asked(setting)
+    with pytest.raises(Refused, match=problem):
+        approve("PIVOT", changes=[change])
+    assert on_record(setting) == (None, None)
+
+
+def test_an_ended_round_takes_no_answer(setting: Setting) -> None:
+    asked(setting)
+    setting.change(status="killed")
+    with pytest.raises(Refused, match="asks nothing now"):
+        approve()
