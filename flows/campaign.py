@@ -7,20 +7,20 @@ from typing import Annotated, Any, Literal
 from prefect import flow, get_run_logger, runtime
 from pydantic import Field
 
+from prefect_campaign.decide.ending import ending
 from prefect_campaign.decide.iterate import after_pivot
 from prefect_campaign.decide.pilot import PilotDecision, decide_pilot
 from prefect_campaign.decide.verdicts import StageVerdict
 from prefect_campaign.engine.pivot import changed_campaign
-from prefect_campaign.engine.setting import Setting, open_setting, refuse_if_driven, register, setting_of_run
+from prefect_campaign.engine.setting import Setting, outcome_of, refuse_if_driven, register, setting_of_run
 from prefect_campaign.flows.review import cost_of, review
 from prefect_campaign.flows.stage import judge, over, stage
 from prefect_campaign.judge.review import to_markdown
 from prefect_campaign.ledger.gates import Question
 from prefect_campaign.model.crash import crash_point
 from prefect_campaign.model.plan import FULL, PILOT
-from prefect_campaign.model.records import ExperimentView
 from prefect_campaign.model.spec import Campaign
-from prefect_campaign.model.states import CampaignStatus, ExperimentState
+from prefect_campaign.model.states import CampaignStatus
 from prefect_campaign.results.rollback import write_rollback
 from prefect_campaign.results.synthesis import gate_markdown, synthesis_markdown, write_synthesis
 from prefect_campaign.tasks.gate import ask_until_answered
@@ -48,7 +48,7 @@ async def campaign(spec: Spec, phase: Literal["pilot", "full"] = "pilot", new_ro
         new_round: start over if the campaign has ended.
 
     Returns:
-        campaign, status, reason, stage, results folder.
+        What the campaign has come to; see `outcome_of`.
     """
     run_id = runtime.flow_run.id
     # A run that was suspended starts from the top again, and its spec may have been edited or pivoted meanwhile.
@@ -58,14 +58,15 @@ async def campaign(spec: Spec, phase: Literal["pilot", "full"] = "pilot", new_ro
 
 async def _drive(setting: Setting, phase: str = PILOT) -> dict[str, Any]:
     if CampaignStatus(setting.row.status).ended:
-        return _outcome(setting)
+        return outcome_of(setting.row.name)
     refuse_if_driven(setting.row, setting.ledger.clock())
-    setting.change(status=CampaignStatus.OPEN)
+    setting.change(status=CampaignStatus.OPEN, reason="")
     verdicts = [] if phase == FULL else await _pilot(setting)
     missing = next((v.metric_missing for v in verdicts if v.metric_missing), None)
     if missing:
         todo = f"mend it and run again, or `campaign resume {setting.row.name} --retry-failed`"
-        return {**_outcome(setting), "error": f"{missing.message}; {todo}"}
+        setting.change(reason=f"{missing.message}; {todo}")
+        return outcome_of(setting.row.name)
     verdicts = verdicts or _verdicts_so_far(setting)
     answer = await _gate(setting, verdicts, decide_pilot(verdicts))
     get_run_logger().info("Gate of plan %s: %s by %s", answer.plan_hash, answer.answer, answer.by)
@@ -133,7 +134,7 @@ async def _pivot(setting: Setting, verdicts: list[StageVerdict], answer: Questio
         return await _kill(setting, verdicts, answer, why=verdict.advice)
     end(setting, CampaignStatus.PIVOTED, f"PIVOT by {answer.by}: {answer.reason or 'no reason given'}")
     if not answer.changes:
-        return _outcome(setting)
+        return outcome_of(setting.row.name)
     return await _drive(register(changed_campaign(setting.campaign, answer.changes)))
 
 
@@ -143,42 +144,13 @@ async def _kill(setting: Setting, verdicts: list[StageVerdict], answer: Question
     await publish_results(setting.campaign.name, setting, CampaignStatus.KILLED)
     end(setting, CampaignStatus.KILLED, f"{answer.answer} by {answer.by}: {why or answer.reason or 'no reason given'}")
     crash_point("campaign_ended")
-    return _outcome(setting)
+    return outcome_of(setting.row.name)
 
 
 async def _finish(setting: Setting) -> dict[str, Any]:
-    status, reason = _conclusion(setting.views(setting.campaign.full.name))
+    status, reason = ending(setting.row.name, setting.views(setting.campaign.full.name))
     await publish_results(setting.campaign.name, setting, status)
     crash_point("results_exported")
     end(setting, status, reason)
     crash_point("campaign_ended")
-    return _outcome(setting)
-
-
-def _conclusion(views: list[ExperimentView]) -> tuple[CampaignStatus, str]:
-    """What the campaign ends as, and why: complete only if nothing is left to run and something was done."""
-    held = [v.exp_id for v in views if not ExperimentState(v.state).final]
-    failed = [v.exp_id for v in views if v.state == ExperimentState.FAILED]
-    again = "run them again by `campaign resume NAME --retry-failed`"
-    if held:
-        return CampaignStatus.OPEN, f"{len(held)} experiments on hold, e.g. {held[0]}; {again}"
-    if failed and not any(v.state == ExperimentState.DONE for v in views):
-        return CampaignStatus.OPEN, f"all {len(failed)} experiments of the full phase failed, e.g. {failed[0]}; {again}"
-    if failed:
-        return CampaignStatus.COMPLETED, f"{len(failed)} of {len(views)} experiments failed, e.g. {failed[0]}; {again}"
-    return CampaignStatus.COMPLETED, ""
-
-
-def _outcome(setting: Setting) -> dict[str, Any]:
-    setting = open_setting(setting.row.name)
-    row = setting.row
-    return {
-        "campaign": row.name,
-        "round": row.round,
-        "status": str(row.status),
-        "reason": row.reason,
-        "phase": row.phase,
-        "stage": row.stage,
-        "failed": sum(v.state == ExperimentState.FAILED for v in setting.views()),
-        "results": setting.results,
-    }
+    return outcome_of(setting.row.name)

@@ -72,19 +72,14 @@ class Watcher:
         return self._outcome(state)
 
     def _outcome(self, state: Any) -> dict[str, Any]:
-        from prefect_campaign.engine.setting import open_setting
+        from prefect_campaign.engine.setting import outcome_of
 
         try:
-            setting = open_setting(self.name)
+            outcome = outcome_of(self.name)
         except Refused:
             return {"campaign": self.name, "status": "failed", "reason": state.message or state.name}
-        row = setting.row
-        outcome = {"campaign": row.name, "round": row.round, "status": row.status, "reason": row.reason}
-        outcome |= {"phase": row.phase, "stage": row.stage, "results": setting.results}
         if not state.is_completed():
             outcome |= {"status": "failed", "reason": state.message or state.name}
-        elif row.status == "open":
-            outcome["error"] = row.reason
         return outcome
 
     def _show_safely(self, ended: Any) -> None:

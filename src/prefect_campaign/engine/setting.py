@@ -14,9 +14,10 @@ from prefect_campaign.ledger.store import Ledger
 from prefect_campaign.model.crash import crash_point
 from prefect_campaign.model.errors import Driven, Refused
 from prefect_campaign.model.load import check_command, load_campaign
-from prefect_campaign.model.plan import Plan, make_plan
+from prefect_campaign.model.plan import PILOT, Plan, make_plan
 from prefect_campaign.model.records import ExperimentView
 from prefect_campaign.model.spec import Campaign
+from prefect_campaign.model.states import CampaignStatus, ExperimentState
 
 
 @dataclass(frozen=True)
@@ -141,6 +142,29 @@ def open_setting(name: str) -> Setting:
     assert row is not None  # noqa: S101 - queries.campaign found it
     campaign = load_campaign(row.spec)
     return Setting(home, ledger, campaign, make_plan(campaign), row)
+
+
+def outcome_of(name: str) -> dict[str, Any]:
+    """What a campaign has come to.
+
+    Returns:
+        campaign, round, status, reason, phase, stage, results (folder), failed (experiments of the full phase),
+        and error if it stopped before the gate because its input is wrong.
+    """
+    setting = open_setting(name)
+    row = setting.row
+    found = {
+        "campaign": row.name,
+        "round": row.round,
+        "status": str(row.status),
+        "reason": row.reason,
+        "phase": row.phase,
+        "stage": row.stage,
+        "failed": sum(v.state == ExperimentState.FAILED for v in setting.views(setting.campaign.full.name)),
+        "results": setting.results,
+    }
+    stopped = row.status == CampaignStatus.OPEN and row.phase == PILOT and row.reason
+    return {**found, "error": row.reason} if stopped else found
 
 
 def check_spec(campaign: Campaign) -> Plan:

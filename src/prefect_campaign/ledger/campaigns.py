@@ -131,13 +131,13 @@ def register(
 
 
 def set_status(connection: Connection, campaign_id: int, *, now: float, who: str, why: str = "", **values: Any) -> None:
-    """Change status, phase or stage of a campaign, with an event for it."""
+    """Change status, phase, stage or reason of a campaign, with an event for it; a new status takes `why` as reason."""
     old = connection.execute(select(t.campaigns).where(t.campaigns.c.id == campaign_id)).mappings().one()
     changed = {k: v for k, v in values.items() if old[k] != v}
     if not changed:
         return
-    query = update(t.campaigns).where(t.campaigns.c.id == campaign_id)
-    connection.execute(query.values(**changed, updated_at=now, **({"reason": why} if "status" in changed else {})))
+    columns = {"updated_at": now, **({"reason": why} if "status" in changed else {}), **changed}
+    connection.execute(update(t.campaigns).where(t.campaigns.c.id == campaign_id).values(**columns))
     for key, value in changed.items():
         add_event(connection, campaign_id, now, who, key, str(old[key]), str(value), why)
 
