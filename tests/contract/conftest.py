@@ -3,7 +3,7 @@
 import pytest
 from contract.leftovers import no_leftovers
 
-pytest.register_assert_rewrite("contract.launchers")
+pytest.register_assert_rewrite(*(f"contract.{part}" for part in ("launchers", "running", "keeping", "cancelling")))
 
 
 @pytest.fixture(autouse=True)

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterator
 
 import pytest
-from contract.launchers import LauncherContract
+from contract.launcher_contract import LauncherContract
 
 from prefect_campaign.launch.local import LocalLauncher
 

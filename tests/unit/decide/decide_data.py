@@ -4,6 +4,8 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
+from prefect_campaign.decide.stages import judge_stage
+from prefect_campaign.decide.verdicts import CheckVerdict, StageVerdict
 from prefect_campaign.model.plan import Plan, PlannedExperiment, make_plan
 from prefect_campaign.model.records import ExperimentView
 from prefect_campaign.model.spec import Campaign, Objective, Stage
@@ -91,3 +93,15 @@ def changed(views: list[ExperimentView], exp_id: str, **fields: Any) -> list[Exp
     """The same views, with one of them changed."""
     assert any(v.exp_id == exp_id for v in views), exp_id
     return [replace(v, **fields) if v.exp_id == exp_id else v for v in views]
+
+
+def judge(spec: Campaign, results: Any, stage: str = "minimal", edit: Any = None) -> StageVerdict:
+    """The verdict on a stage with these results; `edit` may change its views first."""
+    plan, found, views = run(spec, results, stage)
+    return judge_stage(spec, plan, found, edit(views) if edit else views)
+
+
+def only_check(verdict: StageVerdict) -> CheckVerdict:
+    """The check of a stage that has one."""
+    (check,) = verdict.checks
+    return check

@@ -8,8 +8,9 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 import pytest
 
 from prefect_campaign.model.records import MetricRow
-from prefect_campaign.results import tracking
-from prefect_campaign.results.tracking import TrackedRun, log_run
+from prefect_campaign.results import tracking, wandb_run
+from prefect_campaign.results.tracking import log_run
+from prefect_campaign.results.wandb_run import TrackedRun
 
 ROWS = [MetricRow({"val/accuracy": 0.1 * i, "loss": math.nan}, step=10 * i, time=1_700_000_000.0 + i) for i in range(4)]
 
@@ -262,6 +263,6 @@ def test_what_wandb_raises_is_reported_not_raised(make_campaign_with, view, tmp_
 
 def test_long_curves_are_thinned_to_the_ends():
     rows = [MetricRow({"x": float(i)}, step=i) for i in range(25_000)]
-    thinned = tracking._thinned(rows)
-    assert len(thinned) == tracking.MAX_ROWS
+    thinned = wandb_run._thinned(rows)
+    assert len(thinned) == wandb_run.MAX_ROWS
     assert (thinned[0], thinned[-1]) == (rows[0], rows[-1])
