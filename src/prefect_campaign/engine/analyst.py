@@ -18,6 +18,9 @@ from prefect_campaign.model.records import ExperimentView, MetricRow
 from prefect_campaign.results.tracking import log_run
 from prefect_campaign.watch.metrics import read_metrics
 
+LONGEST_PROBLEM = 2000
+"""Characters of a problem that are told; a chart's error may quote the whole chart."""
+
 
 def needs_analysis(view: ExperimentView) -> bool:
     """Whether an experiment that is over has a course to judge that was not judged yet."""
@@ -51,7 +54,7 @@ def _answer(setting: Setting, request: dict[str, Any]) -> dict[str, Any]:
         if needs_tracking(setting, view):
             _track(setting, view)
     except Exception as error:  # a chart or a tracker must never end the watching
-        return {"problem": f"{type(error).__name__}: {error}"}
+        return {"problem": f"{type(error).__name__}: {error}"[:LONGEST_PROBLEM]}
     return {}
 
 

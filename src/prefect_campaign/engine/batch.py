@@ -1,73 +1,143 @@
-"""The dispatcher's picture of its batch, loaded from the ledger and kept in step with what it records."""
+"""The dispatcher's picture of its campaign, loaded from the ledger and kept in step with what it records."""
 
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from itertools import islice
 from typing import Any
 
+from prefect_campaign.engine.attempts import run_dir_of
+from prefect_campaign.engine.outcomes import LAUNCH_FAILED, RetryRules
 from prefect_campaign.ledger import batches, queries
+from prefect_campaign.ledger.campaigns import CampaignRow
 from prefect_campaign.ledger.experiments import Move, Outcome
+from prefect_campaign.ledger.location import Home
 from prefect_campaign.ledger.reading import Reader
 from prefect_campaign.ledger.store import Ledger
+from prefect_campaign.model.ids import token
 from prefect_campaign.model.records import AttemptSpec, ExperimentView, FixRecord
+from prefect_campaign.model.spec import Campaign
 from prefect_campaign.model.states import ExperimentState
 from prefect_campaign.placement.slots import Demand
 
 WAITING = (ExperimentState.READY, ExperimentState.QUEUED)
 
 
-class Batch:
-    """Experiments of one stage, by what can happen to them next."""
+@dataclass
+class Tries:
+    """What was tried for one experiment since a person last asked for it."""
 
-    def __init__(self, ledger: Ledger, campaign_id: int, stage: str) -> None:
+    since: float
+    """First intent, in seconds since the epoch."""
+    before: int = 0
+    """Number of the last attempt before that."""
+    unlaunched: int = 0
+    """How many attempts could not be launched."""
+    unlaunched_in_a_row: int = 0
+    fixes: list[FixRecord] = field(default_factory=list)
+
+    def add(self, signature: str | None) -> None:
+        """An attempt ended so."""
+        failed_launch = signature == LAUNCH_FAILED
+        self.unlaunched += failed_launch
+        self.unlaunched_in_a_row = self.unlaunched_in_a_row + 1 if failed_launch else 0
+
+
+class Batch:
+    """The experiments of one stage, by what can happen to them next, and what is known of all the others.
+
+    Args:
+        ledger: where it is loaded from.
+        home: where run dirs are.
+        campaign: the spec.
+        row: the round.
+        stage: whose experiments may start; None: none at all, and nothing is tried again.
+    """
+
+    def __init__(self, ledger: Ledger, home: Home, campaign: Campaign, row: CampaignRow, stage: str | None) -> None:
         self._ledger = ledger
-        self._campaign_id = campaign_id
-        self._stage = stage
+        self._home = home
+        self._campaign = campaign
+        self._row = row
+        self.stage = stage
         self.views: dict[str, ExperimentView] = {}
+        """Of all stages: an attempt that runs holds a device, whatever stage it belongs to."""
         self.waiting: dict[str, ExperimentView] = {}
-        """Ready or queued ones, in plan order."""
+        """Ready or queued ones of the stage, in plan order."""
         self.retry_at: dict[str, float] = {}
-        self.healed: dict[str, dict[str, Any]] = {}
-        self.fixes: dict[str, list[FixRecord]] = {}
-        self.first_intent: dict[str, float] = {}
-        self.attempts_before_reopening: dict[str, int] = {}
-        self.metrics: dict[str, dict[str, float]] = {}
+        self._healed: dict[str, dict[str, Any]] = {}
+        self._tries: dict[str, Tries] = {}
+        self._before: dict[str, int] = {}
+        """Last attempt before a person asked again, of those who were."""
         self.hours = 0.0
         """Device hours that all ended attempts of the campaign took."""
 
     def load(self) -> None:
         """Read everything again."""
         with Reader(self._ledger.url) as reader:
-            views = queries.experiment_views(reader, self._campaign_id, self._stage)
-            columns = batches.retry_columns(reader, self._campaign_id, self._stage)
-            tried = batches.tried(reader, self._campaign_id)
-            since = batches.reopened_at(reader, self._campaign_id)
-            self.hours = batches.hours_used(reader, self._campaign_id)
+            views = queries.experiment_views(reader, self._row.id)
+            columns = batches.retry_columns(reader, self._row.id)
+            tried = batches.tried(reader, self._row.id)
+            reopened = batches.reopened_at(reader, self._row.id)
+            self.hours = batches.hours_used(reader, self._row.id)
         self.views = {v.exp_id: v for v in views}
-        self.waiting = {v.exp_id: v for v in views if v.state in WAITING}
-        self.metrics = {v.exp_id: v.metrics for v in views}
+        self.waiting = {v.exp_id: v for v in views if v.state in WAITING and self.mine(v.exp_id)}
         self.retry_at = {c["exp_id"]: c["retry_at"] for c in columns if c["retry_at"]}
-        self.healed = {c["exp_id"]: c["healed"] for c in columns if c["healed"]}
-        self.fixes, self.first_intent, self.attempts_before_reopening = {}, {}, {}
+        self._healed = {c["exp_id"]: c["healed"] for c in columns if c["healed"]}
+        self._tries, self._before = {}, {}
         for row in tried:
             exp_id = row["exp_id"]
-            if row["intent_at"] < since.get(exp_id, 0.0):
-                self.attempts_before_reopening[exp_id] = row["attempt"]
+            if row["intent_at"] < reopened.get(exp_id, 0.0):
+                self._before[exp_id] = row["attempt"]
                 continue
-            self.first_intent.setdefault(exp_id, row["intent_at"])
+            tries = self._tries.setdefault(exp_id, Tries(row["intent_at"], self._before.get(exp_id, 0)))
+            if row["signature"]:
+                tries.add(row["signature"])
             if row["fix"]:
-                self.fixes.setdefault(exp_id, []).append(FixRecord(row["attempt"], row["signature"], row["fix"]))
+                tries.fixes.append(FixRecord(row["attempt"], row["signature"], row["fix"]))
+
+    @property
+    def closed(self) -> str:
+        """Why nothing starts any more; empty if it may."""
+        return f"the campaign is {self._row.status}" if self.stage is None else ""
 
     def open_attempts(self) -> list[dict[str, Any]]:
-        """Attempts of this stage that are not over, oldest first."""
+        """Attempts of the campaign that are not over, oldest first."""
         with Reader(self._ledger.url) as reader:
-            rows = batches.open_attempts(reader, self._campaign_id)
-        return [r for r in rows if r["exp_id"] in self.views]
+            return batches.open_attempts(reader, self._row.id)
+
+    def mine(self, exp_id: str) -> bool:
+        """Whether an experiment belongs to the stage."""
+        return self.views[exp_id].stage == self.stage
+
+    def healed(self, exp_id: str, attempt: int) -> dict[str, Any] | None:
+        """The attempt as a fix changed it, as stored; None if it is to run as planned."""
+        stored = self._healed.get(exp_id)
+        return stored if stored and stored["attempt"] == attempt else None
+
+    def fixes(self, exp_id: str) -> list[FixRecord]:
+        """What was tried, oldest first."""
+        return self._tries[exp_id].fixes if exp_id in self._tries else []
+
+    def rules(self, spec: AttemptSpec) -> RetryRules:
+        """Whether and how an attempt that is under way may be followed by another."""
+        policy, row, following = self._campaign.policy, self._row, spec.attempt + 1
+        full = self.views[spec.exp_id].stage == self._campaign.full.name
+        tries = self._tries[spec.exp_id]
+        return RetryRules(
+            retries=policy.full_retries if full else policy.pilot_retries,
+            tried=spec.attempt - tries.before - tries.unlaunched,
+            first_attempt_at=tries.since,
+            next_token=token(row.name, row.round, spec.exp_id, following),
+            next_run_dir=str(run_dir_of(self._home, row.name, row.round, spec.exp_id, following)),
+            launch_failures=tries.unlaunched_in_a_row,
+            healed=self.healed(spec.exp_id, spec.attempt) is not None,
+            closed=self.closed and f"not tried again: {self.closed}",
+        )
 
     def launching(self, spec: AttemptSpec) -> None:
         """An attempt is under way."""
         self.waiting.pop(spec.exp_id, None)
         self.retry_at.pop(spec.exp_id, None)
-        self.first_intent.setdefault(spec.exp_id, self._ledger.clock())
+        self._tries.setdefault(spec.exp_id, Tries(self._ledger.clock(), self._before.get(spec.exp_id, 0)))
         view = self.views[spec.exp_id]
         self.views[spec.exp_id] = replace(
             view, attempt=spec.attempt, state=ExperimentState.RUNNING, params=dict(spec.params)
@@ -85,15 +155,18 @@ class Batch:
         )
         self.views[spec.exp_id] = view
         self.hours += (outcome.ended_at - outcome.started_at) / 3600 if outcome.started_at else 0.0
+        tries = self._tries[spec.exp_id]
+        if outcome.diagnosis:
+            tries.add(outcome.diagnosis.signature)
         if outcome.move.new != ExperimentState.QUEUED:
             return
-        self.waiting[spec.exp_id] = view
+        if self.mine(spec.exp_id):
+            self.waiting[spec.exp_id] = view
         self.retry_at[spec.exp_id] = values.get("retry_at", 0.0)
         if "healed" in values:
-            self.healed[spec.exp_id] = values["healed"]
+            self._healed[spec.exp_id] = values["healed"]
         if outcome.fix and outcome.diagnosis:
-            record = FixRecord(spec.attempt, outcome.diagnosis.signature, outcome.fix)
-            self.fixes.setdefault(spec.exp_id, []).append(record)
+            tries.fixes.append(FixRecord(spec.attempt, outcome.diagnosis.signature, outcome.fix))
 
     def called_off(self, exp_id: str, state: ExperimentState, why: str) -> Move:
         """A waiting experiment will not be launched; returns the move to record."""
@@ -107,5 +180,5 @@ class Batch:
         return list(islice(found, most))
 
     def history(self) -> list[ExperimentView]:
-        """Experiments of this stage with their results so far."""
-        return list(self.views.values())
+        """Experiments of the stage with their results so far."""
+        return [v for v in self.views.values() if v.stage == self.stage]

@@ -7,11 +7,18 @@ from dataclasses import dataclass
 from typing import Any
 
 from prefect_campaign.heal.diagnosis import diagnose
-from prefect_campaign.heal.fixes import propose
+from prefect_campaign.heal.fixes import propose, renewed
 from prefect_campaign.ledger.experiments import Move, Outcome
+from prefect_campaign.model.errors import Refused, Transient
 from prefect_campaign.model.records import AttemptSpec, Diagnosis, Evidence, FixRecord, Observation
 from prefect_campaign.model.spec import Campaign
 from prefect_campaign.model.states import AttemptState, ExperimentState
+
+LAUNCH_FAILED = "launch_failed"
+"""Signature of an attempt that could not be started, for a reason that may pass."""
+LAUNCH_DELAY = 1.0
+"""Seconds until a launch that failed is tried again; doubles with every failure in a row."""
+LONGEST_LAUNCH_DELAY = 300.0
 
 
 @dataclass(frozen=True)
@@ -37,10 +44,19 @@ class RetryRules:
     """When to try again, and where the next attempt runs."""
 
     retries: int
+    """How often an attempt that ran may be followed by another."""
+    tried: int
+    """Attempts that ran since a person last asked for the experiment, this one included."""
     first_attempt_at: float
     """Seconds since the epoch."""
     next_token: str
     next_run_dir: str
+    launch_failures: int = 0
+    """How many attempts in a row could not be launched before this one."""
+    healed: bool = False
+    """Whether this attempt is a changed one, which the next one must be too."""
+    closed: str = ""
+    """Why nothing is tried again, whatever happened; empty: retries are fine."""
 
 
 def conclude(
@@ -59,7 +75,7 @@ def conclude(
     if diagnosis.signature == "cancelled":
         return _closed(ended, AttemptState.CANCELLED, ExperimentState.CANCELLED, diagnosis.cause, now, {}, diagnosis)
     state = AttemptState.LOST if ended.seen.status == "gone" and ended.stopped is None else AttemptState.FAILED
-    stop = _why_no_retry(campaign, ended.spec, rules, now)
+    stop = _why_no_retry(campaign, rules, now)
     fix = None
     if stop is None:
         fix = propose(
@@ -77,7 +93,7 @@ def conclude(
         return _closed(
             ended, state, ExperimentState.FAILED, f"{why} ({stop})", now, {"signature": diagnosis.signature}, diagnosis
         )
-    delay = campaign.policy.retry_delay_seconds * 2 ** (ended.spec.attempt - 1)
+    delay = campaign.policy.retry_delay_seconds * 2 ** (rules.tried - 1)
     changed: dict[str, Any] = {
         "signature": diagnosis.signature,
         "retry_at": now + delay,
@@ -87,6 +103,45 @@ def conclude(
     }
     why = f"{diagnosis.signature}: {diagnosis.cause}; next: {fix.record.fix}"
     return _closed(ended, state, ExperimentState.QUEUED, why, now, changed, diagnosis, fix.record.fix)
+
+
+def unlaunched(
+    campaign: Campaign, spec: AttemptSpec, error: Transient | Refused, rules: RetryRules, *, now: float
+) -> Outcome:
+    """Decide what follows when an attempt could not even be started.
+
+    A machine's trouble says nothing about the experiment: such attempts are not counted, the time over all attempts
+    is what limits them. A fix that the attempt carried stays.
+    """
+    refused = isinstance(error, Refused)
+    stop = None if refused else _why_no_launch(campaign, rules, now)
+    new = ExperimentState.FAILED if refused or stop else ExperimentState.QUEUED
+    signature = "refused" if refused else LAUNCH_FAILED
+    values: dict[str, Any] = {"signature": signature}
+    if new == ExperimentState.QUEUED:
+        doublings = min(rules.launch_failures, 20)  # far beyond the cap, and no overflow after weeks
+        values["retry_at"] = now + min(LAUNCH_DELAY * 2**doublings, LONGEST_LAUNCH_DELAY)
+        if rules.healed:
+            following = renewed(spec, attempt=spec.attempt + 1, token=rules.next_token, run_dir=rules.next_run_dir)
+            values["healed"] = dataclasses.asdict(following)
+    why = f"{error} ({stop})" if stop else str(error)
+    return Outcome(
+        token=spec.token,
+        attempt_state=AttemptState.FAILED,
+        move=Move(spec.exp_id, ExperimentState.LAUNCHING, new, why, values),
+        ended_at=now,
+        diagnosis=Diagnosis(signature, str(error), ""),
+    )
+
+
+def never_started(spec: AttemptSpec, why: str, *, now: float) -> Outcome:
+    """The outcome of an attempt that was planned, is not there, and is not wanted any more."""
+    return Outcome(
+        token=spec.token,
+        attempt_state=AttemptState.CANCELLED,
+        move=Move(spec.exp_id, ExperimentState.LAUNCHING, ExperimentState.CANCELLED, f"never started: {why}"),
+        ended_at=now,
+    )
 
 
 def _diagnosis(ended: Ended, campaign: Campaign) -> Diagnosis:
@@ -107,9 +162,15 @@ def _diagnosis(ended: Ended, campaign: Campaign) -> Diagnosis:
     return found
 
 
-def _why_no_retry(campaign: Campaign, spec: AttemptSpec, rules: RetryRules, now: float) -> str | None:
-    if spec.attempt > rules.retries:
+def _why_no_retry(campaign: Campaign, rules: RetryRules, now: float) -> str | None:
+    if rules.tried > rules.retries and not rules.closed:
         return f"{rules.retries} retries used"
+    return _why_no_launch(campaign, rules, now)
+
+
+def _why_no_launch(campaign: Campaign, rules: RetryRules, now: float) -> str | None:
+    if rules.closed:
+        return rules.closed
     if now - rules.first_attempt_at > campaign.policy.retry_hours * 3600:
         return f"over policy.retry_hours ({campaign.policy.retry_hours:g})"
     return None

@@ -78,21 +78,29 @@ def propose(
     if sum(r.signature == diagnosis.signature and r.fix == text for r in history) >= SAME_FIX_LIMIT:
         return None
 
-    def moved(word: str) -> str:
-        return _moved(word, spec.run_dir, run_dir)
-
     following = replace(
-        spec,
-        attempt=attempt,
-        token=token,
-        run_dir=run_dir,
-        argv=tuple(map(moved, argv)),
-        env={k: moved(v) for k, v in spec.env.items()},
+        renewed(replace(spec, argv=argv), attempt=attempt, token=token, run_dir=run_dir),
         params=params,
         comparable=spec.comparable and change.comparable,
         changes=(*spec.changes, text) if texts else spec.changes,
     )
     return Fix(following, FixRecord(attempt, diagnosis.signature, text))
+
+
+def renewed(spec: AttemptSpec, *, attempt: int, token: str, run_dir: str) -> AttemptSpec:
+    """The same work as another attempt; its run dir takes the old one's place in the command and the environment."""
+
+    def moved(word: str) -> str:
+        return _moved(word, spec.run_dir, run_dir)
+
+    return replace(
+        spec,
+        attempt=attempt,
+        token=token,
+        run_dir=run_dir,
+        argv=tuple(map(moved, spec.argv)),
+        env={k: moved(v) for k, v in spec.env.items()},
+    )
 
 
 @dataclass(frozen=True)

@@ -10,13 +10,9 @@ from prefect_campaign.ledger.reading import Reader
 from prefect_campaign.model.records import AttemptSpec
 
 
-def retry_columns(reader: Reader, campaign_id: int, stage: str) -> list[dict[str, Any]]:
-    """exp_id, retry_at and healed of every experiment of a stage."""
-    return reader.rows(
-        "SELECT exp_id, retry_at, healed FROM experiments WHERE campaign_id = :id AND stage = :stage",
-        id=campaign_id,
-        stage=stage,
-    )
+def retry_columns(reader: Reader, campaign_id: int) -> list[dict[str, Any]]:
+    """exp_id, retry_at and healed of every experiment."""
+    return reader.rows("SELECT exp_id, retry_at, healed FROM experiments WHERE campaign_id = :id", id=campaign_id)
 
 
 def tried(reader: Reader, campaign_id: int) -> list[dict[str, Any]]:

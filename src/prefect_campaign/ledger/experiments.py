@@ -102,22 +102,20 @@ def open_stage(connection: Connection, campaign_id: int, stage: str, *, now: flo
 
 
 def reopen(connection: Connection, campaign_id: int, exp_ids: Sequence[str], *, now: float, who: str, why: str) -> None:
-    """Run failed points again, or take superseded ones back into the plan: a person's decision, on record.
+    """Take failed, held or superseded points back into the plan: a person's decision, on record.
 
-    It is no transition of the state table, in which final is final: nothing that is observed leads here.
+    They are ready once their stage is opened again. It is no transition of the state table, in which final is
+    final: nothing that is observed leads here.
     """
     table = t.experiments
-    for old, new in (
-        (ExperimentState.FAILED, ExperimentState.READY),
-        (ExperimentState.SUPERSEDED, ExperimentState.PLANNED),
-    ):
+    for old in (ExperimentState.FAILED, ExperimentState.ON_HOLD, ExperimentState.SUPERSEDED):
         chosen = [e for e in _in_state(connection, campaign_id, old) if e in set(exp_ids)]
         for exp_id in chosen:
             connection.execute(
                 update(table)
                 .where(table.c.campaign_id == campaign_id, table.c.exp_id == exp_id, table.c.state == old)
                 .values(
-                    state=new,
+                    state=ExperimentState.PLANNED,
                     reason=why,
                     healed=None,
                     comparable=True,
@@ -126,6 +124,7 @@ def reopen(connection: Connection, campaign_id: int, exp_ids: Sequence[str], *, 
                     updated_at=now,
                 )
             )
+        new = ExperimentState.PLANNED
         add_events(connection, [event(campaign_id, now, who, "reopened", old, new, why, e) for e in chosen])
 
 

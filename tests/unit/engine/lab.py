@@ -12,7 +12,7 @@ from prefect_campaign.engine.dispatcher import AttemptEnd, Dispatcher, open_disp
 from prefect_campaign.engine.setting import Setting, register
 from prefect_campaign.launch.local import LocalLauncher
 from prefect_campaign.ledger import tables as t
-from prefect_campaign.ledger.experiments import open_stage
+from prefect_campaign.ledger.experiments import open_stage, reopen
 from prefect_campaign.ledger.reading import Reader
 from prefect_campaign.model.records import ExperimentView
 
@@ -52,13 +52,23 @@ class Lab:
         self.spec = spec
         self.setting: Setting = register(spec)
         self.ends: list[AttemptEnd] = []
-        with self.setting.ledger.write() as connection:
-            open_stage(connection, self.setting.row.id, stage, now=self.setting.ledger.clock())
+        self.open_stage()
 
-    def open(self, launcher: Any = None) -> Any:
-        setting = self.setting
+    def open_stage(self) -> None:
+        with self.setting.ledger.write() as connection:
+            open_stage(connection, self.setting.row.id, self.stage, now=self.setting.ledger.clock())
+
+    def reopen(self) -> None:
+        """A person asks for everything that failed again."""
+        ids = [v.exp_id for v in self.views]
+        with self.setting.ledger.write() as connection:
+            reopen(connection, self.setting.row.id, ids, now=self.setting.ledger.clock(), who="ada", why="again")
+
+    def open(self, launcher: Any = None, *, settle: bool = False) -> Any:
+        """A dispatcher of the stage, or one that only settles what is left over."""
+        setting, stage = self.setting, None if settle else self.stage
         return open_dispatcher(
-            setting.ledger, setting.home, setting.campaign, setting.row, self.stage, launcher or LocalLauncher()
+            setting.ledger, setting.home, setting.campaign, setting.row, stage, launcher or LocalLauncher()
         )
 
     async def run(self, launcher: Any = None) -> "Lab":

@@ -12,7 +12,7 @@ from unit.engine.lab import REPORT, Lab, campaign, interrupted, tick_until, unti
 from prefect_campaign.engine import dispatcher as module
 from prefect_campaign.launch.local import LocalLauncher
 from prefect_campaign.ledger import tables as t
-from prefect_campaign.model.errors import Fenced, Refused, Transient, Unknown
+from prefect_campaign.model.errors import Fenced, Refused, Transient
 
 GATED = """while [ ! -e "{folder}/go" ]; do sleep 0.02; done\n"""
 
@@ -66,7 +66,7 @@ async def test_a_dispatcher_that_was_fenced_off_changes_nothing(tmp_path: Path) 
 
 async def test_running_jobs_are_adopted_by_the_next_dispatcher(tmp_path: Path) -> None:
     lab = Lab(gated(tmp_path, points=[1, 2, 3]))
-    await interrupted(lab, lambda: len(lab.ran) == 2)
+    await interrupted(lab, lambda: len(lab.ran) == 2 and "launching" not in lab.states)
     assert sorted(lab.states) == ["ready", "running", "running"]
     (tmp_path / "go").touch()
     await lab.run()
@@ -141,7 +141,7 @@ async def test_a_loss_that_was_seen_before_is_still_not_finite_after_an_adoption
 echo '{{"loss": NaN}}' >>"$CAMPAIGN_RUN_DIR/metrics.jsonl"; sleep 60"""
     lab = Lab(campaign(tmp_path, script, command="sh job.sh --lr={x}"))
     with monkeypatch.context() as patch:
-        patch.setattr(module.Dispatcher, "_reason_to_stop", lambda *_: None)
+        patch.setattr("prefect_campaign.engine.watching.reason_to_stop", lambda *_: None)
         await interrupted(lab, lambda: lab.only.metrics)
     await lab.run()
     assert [r["signature"] for r in lab.rows(t.attempts)] == ["nan_loss", None]
@@ -166,37 +166,6 @@ async def test_ticking_twice_changes_nothing(tmp_path: Path) -> None:
     before = lab.dump()
     await lab.run()
     assert lab.dump() == before
-
-
-async def test_a_submission_that_may_have_happened_is_looked_up_and_never_forgotten(tmp_path: Path) -> None:
-    class Vague(LocalLauncher):
-        submitted = 0
-
-        async def submit(self, spec):
-            self.submitted += 1
-            if self.submitted == 1:
-                raise Unknown("no answer")  # and nothing was started
-            return await super().submit(spec)
-
-    lab = Lab(campaign(tmp_path, REPORT))
-    await lab.run(Vague())
-    assert (lab.states, lab.ran) == (["done"], [f"{lab.only.exp_id} a1"])
-    assert len(lab.rows(t.attempts)) == 1
-
-
-async def test_a_submission_that_did_not_happen_is_tried_again_and_counts(tmp_path: Path) -> None:
-    class Short(LocalLauncher):
-        submitted = 0
-
-        async def submit(self, spec):
-            self.submitted += 1
-            if self.submitted == 1:
-                raise Transient("no memory")
-            return await super().submit(spec)
-
-    lab = await Lab(campaign(tmp_path, REPORT)).run(Short())
-    assert [(r["state"], r["signature"]) for r in lab.rows(t.attempts)] == [("failed", "launch_failed"), ("done", None)]
-    lab.settled()
 
 
 async def test_who_waits_for_an_experiment_is_told_of_every_end(tmp_path: Path) -> None:

@@ -11,7 +11,6 @@ from unit.engine.lab import REPORT, STAGE, Lab, campaign, tick_until
 
 from prefect_campaign import Objective, Stage, Sweep
 from prefect_campaign.ledger import tables as t
-from prefect_campaign.ledger.experiments import reopen
 
 
 async def test_a_batch_runs_to_its_end(tmp_path: Path) -> None:
@@ -174,15 +173,14 @@ async def test_failed_points_run_again_with_fresh_retries_and_old_attempts_kept(
         campaign(tmp_path, f"[ -e {tmp_path}/mended ] || exit 1\n{REPORT}", policy={"pilot_retries": 1})
     ).run()
     assert (lab.only.state, lab.only.attempt) == ("failed", 2)
-    with lab.setting.ledger.write() as connection:
-        now = lab.setting.ledger.clock()
-        reopen(connection, lab.setting.row.id, [lab.only.exp_id], now=now, who="ada", why="again")
+    lab.reopen()
+    assert lab.only.state == "planned"  # until its stage is opened again
+    lab.open_stage()
     await lab.run()
     assert (lab.only.state, lab.only.attempt) == ("failed", 4)
     (tmp_path / "mended").touch()
-    with lab.setting.ledger.write() as connection:
-        now = lab.setting.ledger.clock()
-        reopen(connection, lab.setting.row.id, [lab.only.exp_id], now=now, who="ada", why="again")
+    lab.reopen()
+    lab.open_stage()
     await lab.run()
     assert (lab.only.state, lab.only.attempt, len(lab.rows(t.attempts))) == ("done", 5, 5)
 

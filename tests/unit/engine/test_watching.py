@@ -7,11 +7,13 @@ from pathlib import Path
 
 import psutil
 import pytest
-from unit.engine.lab import REPORT, Lab, campaign, tick_until, until
+from unit.engine.lab import REPORT, Lab, campaign, interrupted, tick_until, until
 
 from prefect_campaign.ledger import tables as t
+from prefect_campaign.ledger.experiments import Move, move
 from prefect_campaign.model.errors import Transient
 from prefect_campaign.model.records import AttemptSpec
+from prefect_campaign.model.states import ExperimentState
 
 HEAL = """case "$*" in *--lr=1.0*) echo '{"loss": NaN, "step": 1}' >>"$CAMPAIGN_RUN_DIR/metrics.jsonl"; sleep 60;; esac
 """
@@ -167,3 +169,72 @@ async def test_a_stop_that_fails_is_tried_again(tmp_path: Path) -> None:
     async with lab.open(launcher) as dispatcher:
         await asyncio.wait_for(dispatcher.run(), 15)
     assert (lab.only.state, lab.only.signature, launcher.tries) == ("failed", "timeout", 2)
+
+
+async def test_a_single_tick_stops_what_must_be_stopped_and_records_its_end(tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.setattr("prefect_campaign.engine.dispatcher.LOOK_SECONDS", 3600)
+    lab = Lab(campaign(tmp_path, "sleep 60", resources={"time_minutes": 0.001}, policy={"pilot_retries": 0}))
+    await interrupted(lab, lambda: lab.states == ["running"])
+    await asyncio.sleep(0.1)
+    async with lab.open() as dispatcher:
+        await dispatcher.adopt()
+        await dispatcher.tick()
+        assert (lab.only.state, lab.only.signature) == ("failed", "timeout")
+    lab.settled()
+    assert alerts(lab) == [("timeout", 1, "critical")]
+
+
+async def test_a_single_tick_records_what_live_jobs_report(tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.setattr("prefect_campaign.engine.dispatcher.LOOK_SECONDS", 3600)
+    lab = Lab(campaign(tmp_path, f"{REPORT}sleep 60"))
+    await interrupted(lab, lambda: lab.ran and list(lab.setting.home.path.rglob("metrics.jsonl")))
+    async with lab.open() as dispatcher:
+        await dispatcher.adopt()
+        await dispatcher.tick()
+        assert (lab.only.state, lab.only.metrics) == ("running", {"acc": 0.5})
+        await dispatcher.cancel_all("enough")
+        await dispatcher.tick()
+    assert lab.states == ["cancelled"]
+
+
+async def test_a_stop_that_fails_keeps_its_reason_and_is_logged(tmp_path: Path, caplog) -> None:
+    from prefect_campaign.launch.local import LocalLauncher
+
+    class Broken(LocalLauncher):
+        async def cancel(self, spec, handle, *, grace_seconds: float = 10.0) -> None:
+            raise RuntimeError("a bug")
+
+    script = f"while [ ! -e {tmp_path}/go ]; do sleep 0.02; done\n{REPORT}"
+    lab = Lab(campaign(tmp_path, script, resources={"time_minutes": 0.001}))
+    async with lab.open(Broken()) as dispatcher:
+        await dispatcher.adopt()
+        await tick_until(dispatcher, lambda: alerts(lab))
+        await dispatcher.tick()
+        (tmp_path / "go").touch()
+        await tick_until(dispatcher, lambda: lab.states == ["failed"])
+    assert (lab.only.signature, lab.ran) == ("timeout", [f"{lab.only.exp_id} a1"])
+    assert alerts(lab) == [("timeout", 1, "critical")]
+    assert sum("could not be stopped, will be tried again: a bug" in r.message for r in caplog.records) >= 2
+    assert not [r for r in caplog.records if "never retrieved" in r.message]
+
+
+async def test_all_alerts_that_apply_are_given_once_each(tmp_path: Path) -> None:
+    script = """echo '{"loss": NaN}' >>"$CAMPAIGN_RUN_DIR/metrics.jsonl"; sleep 60"""
+    spec = campaign(tmp_path, script, resources={"time_minutes": 0.01}, policy={"on_non_finite": "continue"})
+    lab = await Lab(spec).run()
+    assert alerts(lab) == [("nan_inf_loss", 1, "critical"), ("timeout", 1, "critical")]
+    assert [r["effect"] for r in lab.rows(t.alerts)] == ["continue", "stop"]
+
+
+async def test_an_experiment_that_others_took_away_is_told_to_who_waits(tmp_path: Path) -> None:
+    lab = Lab(campaign(tmp_path, "exit 3", policy={"retry_delay_seconds": 0.3}))
+    async with lab.open() as dispatcher:
+        dispatcher.on_end = lab.ends.append
+        await dispatcher.adopt()
+        await tick_until(dispatcher, lambda: lab.states == ["queued"])
+        with lab.setting.ledger.write() as connection:
+            held = Move(lab.only.exp_id, ExperimentState.QUEUED, ExperimentState.CANCELLED, "not needed")
+            move(connection, lab.setting.row.id, [held], now=0.0, who="ada")
+        await tick_until(dispatcher, lambda: len(lab.ends) > 1)
+    assert [(e.state, e.reason) for e in lab.ends][1:] == [("cancelled", "not needed")]
+    lab.settled()

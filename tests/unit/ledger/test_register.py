@@ -81,7 +81,7 @@ def test_going_back_to_the_first_plan_takes_the_superseded_ones_back(book: Book)
 
 def test_what_failed_under_the_old_spec_is_tried_under_the_new_one(book: Book) -> None:
     book.end(book.launch(PILOT), E.FAILED)
-    assert register_demo(book.ledger, sweep=Sweep.grid(lr=[1, 4])).states()[PILOT] == "ready"
+    assert register_demo(book.ledger, sweep=Sweep.grid(lr=[1, 4])).states()[PILOT] == "planned"
 
 
 def test_the_same_id_never_means_other_work(book: Book) -> None:

@@ -139,14 +139,23 @@ def test_notes_never_change_the_state(book: Book) -> None:
     assert book.states()[PILOT] == "ready"
 
 
-def test_only_failed_and_superseded_points_are_reopened_and_that_is_on_record(book: Book) -> None:
-    for exp_id, state in zip([PILOT, *FULL], (E.FAILED, E.SUPERSEDED, E.DONE, E.CANCELLED), strict=True):
+def test_only_failed_held_and_superseded_points_are_reopened_and_that_is_on_record(book: Book) -> None:
+    for exp_id, state in zip([PILOT, *FULL], (E.FAILED, E.SUPERSEDED, E.ON_HOLD, E.CANCELLED), strict=True):
         put(book, exp_id, state)
     with book.ledger.write() as connection:
         reopen(connection, book.row.id, [PILOT, *FULL], now=5, who="ada", why="again")
-    assert book.states() == dict(zip([PILOT, *FULL], ("ready", "planned", "done", "cancelled"), strict=True))
+    assert book.states() == dict(zip([PILOT, *FULL], ("planned", "planned", "planned", "cancelled"), strict=True))
     found = [(e["exp_id"], e["who"], e["why"]) for e in book.rows(t.events) if e["kind"] == "reopened"]
-    assert found == [(PILOT, "ada", "again"), (FULL[0], "ada", "again")]
+    assert sorted(found) == sorted((e, "ada", "again") for e in (PILOT, *FULL[:2]))
+
+
+def test_a_reopened_point_waits_until_its_stage_is_opened_again(book: Book) -> None:
+    book.end(book.launch(PILOT), E.FAILED)
+    with book.ledger.write() as connection:
+        reopen(connection, book.row.id, [PILOT], now=5, who="ada", why="again")
+    assert book.states()[PILOT] == "planned"
+    book.open_stage()
+    assert book.states()[PILOT] == "ready"
 
 
 def test_a_reopened_point_starts_over_unhealed_under_a_new_attempt_number(book: Book) -> None:

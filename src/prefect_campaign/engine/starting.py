@@ -1,0 +1,131 @@
+"""Starting attempts whose intents are on record, each at most once, and remembering what came of it."""
+
+import logging
+
+from sqlalchemy import Connection
+
+from prefect_campaign.engine.batch import Batch
+from prefect_campaign.engine.hold import Hold
+from prefect_campaign.engine.outcomes import never_started, unlaunched
+from prefect_campaign.engine.watching import Live
+from prefect_campaign.launch.protocol import Launcher
+from prefect_campaign.ledger.experiments import Outcome, record_outcomes, record_submitted
+from prefect_campaign.model.crash import crash_point
+from prefect_campaign.model.errors import Refused, Transient, Unknown
+from prefect_campaign.model.records import AttemptSpec, Handle
+from prefect_campaign.model.spec import Campaign
+
+log = logging.getLogger("prefect_campaign")
+
+
+class Starter:
+    """Brings attempts to life for one dispatcher."""
+
+    def __init__(self, hold: Hold, campaign: Campaign, launcher: Launcher, batch: Batch) -> None:
+        self._hold = hold
+        self._campaign = campaign
+        self._launcher = launcher
+        self._batch = batch
+        self._submitted: list[tuple[AttemptSpec, Handle]] = []
+        self._unlaunched: list[tuple[AttemptSpec, Outcome]] = []
+        self._unsure: dict[str, AttemptSpec] = {}
+
+    @property
+    def submitted(self) -> int:
+        """How many are started, but not on record as such yet: after a crash they are found by their token."""
+        return len(self._submitted)
+
+    @property
+    def unsure(self) -> int:
+        """How many may have been started, but could not be found yet."""
+        return len(self._unsure)
+
+    async def start(self, spec: AttemptSpec) -> Live | None:
+        """Start an attempt now; None if that failed, which is remembered for `write_unlaunched`, or is not known."""
+        return await self._settle(spec, look_first=False, since=self._hold.now())
+
+    async def find_or_start(self, spec: AttemptSpec, since: float) -> Live | None:
+        """The same for an attempt whose intent was written earlier: it may have been started since then."""
+        return await self._settle(spec, look_first=True, since=since)
+
+    async def look_again(self) -> list[Live]:
+        """Look for those that may have been started; one that the launcher says is not there starts now."""
+        now = self._hold.now()
+        found = [await self._settle(spec, look_first=True, since=now) for spec in list(self._unsure.values())]
+        return [live for live in found if live is not None]
+
+    def record_submitted(self, connection: Connection, now: float) -> None:
+        """Write down, within a transaction, what runs; `forget_submitted` follows once that is durable."""
+        record_submitted(connection, self._hold.campaign_id, self._submitted, now=now)
+
+    def forget_submitted(self) -> None:
+        """They are on record."""
+        if self._submitted:
+            self._submitted = []
+            crash_point("submission_recorded")
+
+    def write_submitted(self) -> None:
+        """Write down what runs, if there is any news."""
+        if self._submitted:
+            with self._hold.write() as connection:
+                self.record_submitted(connection, self._hold.now())
+            self.forget_submitted()
+
+    def write_unlaunched(self) -> list[tuple[AttemptSpec, Outcome]]:
+        """Write down what could not be started and free its devices; returns those attempts."""
+        if not self._unlaunched:
+            return []
+        with self._hold.write() as connection:
+            outcomes = [outcome for _, outcome in self._unlaunched]
+            record_outcomes(connection, self._hold.campaign_id, outcomes, now=self._hold.now())
+        written, self._unlaunched = self._unlaunched, []
+        for spec, outcome in written:
+            self._batch.ended(spec, outcome)
+        return written
+
+    async def _settle(self, spec: AttemptSpec, *, look_first: bool, since: float) -> Live | None:
+        try:
+            handle = await self._find(spec) if look_first else None
+            if handle is None and not self._batch.closed:
+                handle = await self._submit(spec)
+        except Unknown as error:
+            if spec.token not in self._unsure:
+                log.warning("%s: may have been started; it will be looked for: %s", spec.token, error)
+            self._unsure[spec.token] = spec
+            return None
+        except (Transient, Refused) as error:
+            outcome = unlaunched(self._campaign, spec, error, self._batch.rules(spec), now=self._hold.now())
+            self._unlaunched.append((spec, outcome))
+        else:
+            if handle is None:
+                self._unlaunched.append((spec, never_started(spec, self._batch.closed, now=self._hold.now())))
+        self._unsure.pop(spec.token, None)
+        if handle is None:
+            return None
+        self._submitted.append((spec, handle))
+        return Live(spec, handle, since)
+
+    async def _submit(self, spec: AttemptSpec) -> Handle:
+        """Submit an attempt; where that may have worked, look for its job.
+
+        Raises:
+            Unknown: it may have been started, but is not to be found yet: look again before doing anything else.
+        """
+        try:
+            return await self._launcher.submit(spec)
+        except Unknown:
+            found = await self._find(spec)
+            if found is None:
+                raise
+            return found
+
+    async def _find(self, spec: AttemptSpec) -> Handle | None:
+        """The job of an attempt; None only if the launcher can say that there is none.
+
+        Raises:
+            Unknown: it cannot say.
+        """
+        try:
+            return await self._launcher.find(spec)
+        except (Transient, OSError) as error:
+            raise Unknown(f"{spec.token}: cannot be looked up now ({error})") from error
