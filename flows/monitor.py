@@ -6,17 +6,19 @@ from contextlib import suppress
 from prefect import flow, get_run_logger
 from prefect.exceptions import CancelledRun
 
-from prefect_campaign.engine.dispatcher import Dispatcher, open_dispatcher
+from prefect_campaign.engine.dispatcher import open_dispatcher
+from prefect_campaign.engine.rounds import has_open_attempts, open_round, rounds_to_tend
 from prefect_campaign.engine.setting import Setting, open_setting
-from prefect_campaign.ledger import queries
 from prefect_campaign.ledger.location import Home
-from prefect_campaign.ledger.reading import Reader
-from prefect_campaign.model.errors import CampaignError, Transient
+from prefect_campaign.model.errors import CampaignError, Driven, Fenced, Transient
 from prefect_campaign.model.states import CampaignStatus
 from prefect_campaign.tasks.experiment import AttemptFailed, current_dispatcher, experiment
 from prefect_campaign.tasks.finish import Finisher
 from prefect_campaign.tasks.machines import launcher_of
 from prefect_campaign.tasks.waiting import tend_gate
+
+AGAIN_SECONDS = 10.0
+"""Pause before a batch is taken up again after trouble that passes, such as a locked ledger or a full disk."""
 
 
 @flow(name="monitor", flow_run_name="{campaign}: {stage}", retries=3, retry_delay_seconds=5, persist_result=False)
@@ -29,23 +31,45 @@ async def monitor(campaign: str = "all", stage: str = "") -> dict[str, str]:
 
     Returns:
         Campaign name -> what was found, one line each.
+
+    Raises:
+        Fenced: another process took the batch over.
+        Driven: another process is at work on the batch already.
+        CampaignError: a tick could not look at some campaign; all others had theirs.
     """
     if stage:
         return {campaign: await _watch(open_setting(campaign), stage)}
     home = Home.locate()
-    with Reader(home.ledger_url) as reader:
-        names = [row["name"] for row in queries.open_campaigns(reader)]
-    found = {}
-    for name in names if campaign == "all" else [campaign]:
+    found, failed = {}, []
+    for row in rounds_to_tend(home, None if campaign == "all" else campaign):
+        name = row["name"] if row["name"] not in found else f"{row['name']}, round {row['round']}"
         try:
-            found[name] = await _tick(open_setting(name))
-        except CampaignError as error:
-            found[name] = str(error)
+            found[name] = await _tick(open_round(home, row))
+        except (Driven, Fenced) as error:
+            found[name] = f"watched by its own flow ({error})"
+        except Exception as error:  # one campaign's trouble must not keep the others from their tick
+            get_run_logger().exception("%s: could not be looked at", name)
+            found[name] = f"{type(error).__name__}: {error}"
+            failed.append(name)
         get_run_logger().info("%s: %s", name, found[name])
+    if failed:
+        raise CampaignError(f"{len(failed)} of {len(found)} not looked at: " + "; ".join(found[n] for n in failed))
     return found
 
 
 async def _watch(setting: Setting, stage: str) -> str:
+    while True:
+        try:
+            await _watch_until_trouble(setting, stage)
+            return _line(setting, stage)
+        except Driven:
+            raise
+        except Transient as trouble:
+            get_run_logger().warning("%s; going on in %g s", trouble, AGAIN_SECONDS)
+            await asyncio.sleep(AGAIN_SECONDS)
+
+
+async def _watch_until_trouble(setting: Setting, stage: str) -> None:
     runs: dict[str, asyncio.Task[object]] = {}
     finisher = Finisher(setting, stage)
 
@@ -59,14 +83,16 @@ async def _watch(setting: Setting, stage: str) -> str:
     ) as dispatcher:
         current_dispatcher.set(dispatcher)
         dispatcher.on_launch, dispatcher.on_end, dispatcher.on_news = launched, finisher.ended, finisher.news
+        older = asyncio.create_task(_finish_older_rounds(setting))
         try:
             async with finisher:
                 await dispatcher.run()
                 await asyncio.gather(*runs.values())
         finally:
+            older.cancel()
             for run in runs.values():
-                run.cancel()  # after a fault: a retry of this flow follows the same experiments anew
-    return _line(setting, stage)
+                run.cancel()  # after a fault: whoever goes on follows the same experiments anew
+            await asyncio.wait([older, *runs.values()], timeout=5)
 
 
 async def _followed(exp_id: str) -> None:
@@ -75,32 +101,43 @@ async def _followed(exp_id: str) -> None:
         await experiment(exp_id)
 
 
-async def _tick(setting: Setting) -> str:
-    """Reconcile one campaign once: adopt what runs, record what ended, start what can start."""
-    stage = setting.row.stage
-    if setting.row.status != CampaignStatus.OPEN:
-        await tend_gate(setting)
-        return f"no material change ({setting.row.status})"
-    before = _line(setting, stage)
+async def _finish_older_rounds(setting: Setting) -> None:
+    """Follow to its end what still runs from earlier rounds of the campaign: it holds devices."""
+    rows = rounds_to_tend(setting.home, setting.row.name)
+    await asyncio.gather(*(_follow_leftovers(open_round(setting.home, r)) for r in rows if r["id"] != setting.row.id))
+
+
+async def _follow_leftovers(setting: Setting) -> None:
     launcher = await launcher_of(setting.campaign)
     try:
         async with open_dispatcher(
-            setting.ledger, setting.home, setting.campaign, setting.row, stage, launcher
+            setting.ledger, setting.home, setting.campaign, setting.row, None, launcher
         ) as dispatcher:
-            await _one_round(dispatcher)
-    except Transient as error:
-        return f"watched by its own flow ({error})"
+            await dispatcher.run()
+    except CampaignError as error:  # among others: somebody else does it
+        get_run_logger().warning("%s, round %d: left alone (%s)", setting.row.name, setting.row.round, error)
+
+
+async def _tick(setting: Setting) -> str:
+    """Reconcile one round once: adopt what runs, record what ended, and start what can start unless it is closed."""
+    stage = setting.row.stage if setting.row.status == CampaignStatus.OPEN else None
+    if stage is None:
+        await tend_gate(setting)
+        if not has_open_attempts(setting):
+            return f"no material change ({setting.row.status})"
+    before = _line(setting, stage)
+    launcher = await launcher_of(setting.campaign)
+    async with open_dispatcher(
+        setting.ledger, setting.home, setting.campaign, setting.row, stage, launcher
+    ) as dispatcher:
+        await dispatcher.adopt()
+        await dispatcher.tick()
     after = _line(setting, stage)
-    return "no material change" if after == before else after
+    return "; ".join(filter(None, ["no material change" if after == before else after, dispatcher.waits]))
 
 
-async def _one_round(dispatcher: Dispatcher) -> None:
-    await dispatcher.adopt()
-    await dispatcher.tick()
-
-
-def _line(setting: Setting, stage: str) -> str:
+def _line(setting: Setting, stage: str | None) -> str:
     counts: dict[str, int] = {}
     for view in setting.views(stage):
         counts[view.state] = counts.get(view.state, 0) + 1
-    return f"{stage}: " + ", ".join(f"{n} {state}" for state, n in sorted(counts.items()))
+    return f"{stage or setting.row.status}: " + ", ".join(f"{n} {state}" for state, n in sorted(counts.items()))

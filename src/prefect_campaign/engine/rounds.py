@@ -1,0 +1,45 @@
+"""Rounds of campaigns that need somebody to look at them, whether they are the newest or not."""
+
+from typing import Any
+
+from prefect_campaign.engine.setting import Setting
+from prefect_campaign.ledger import queries
+from prefect_campaign.ledger.batches import open_attempts
+from prefect_campaign.ledger.campaigns import CampaignRow
+from prefect_campaign.ledger.location import Home
+from prefect_campaign.ledger.reading import Reader
+from prefect_campaign.ledger.store import Ledger
+from prefect_campaign.model.load import load_campaign
+from prefect_campaign.model.plan import make_plan
+
+
+def rounds_to_tend(home: Home, name: str | None = None) -> list[dict[str, Any]]:
+    """Rows of the rounds that are open or have attempts that are not over: of all campaigns, or of one.
+
+    A campaign that is asked for by name is always there with its newest round.
+
+    Raises:
+        Refused: there is no campaign of that name.
+    """
+    with Reader(home.ledger_url) as reader:
+        rows = queries.open_campaigns(reader)
+        if name is None:
+            return rows
+        newest = queries.campaign(reader, name)
+        return [newest, *(row for row in rows if row["name"] == name and row["id"] != newest["id"])]
+
+
+def open_round(home: Home, row: dict[str, Any]) -> Setting:
+    """One of those rounds, ready to be worked on.
+
+    Raises:
+        Refused: its spec is not understood any more.
+    """
+    campaign = load_campaign(row["spec"])
+    return Setting(home, Ledger.open(home), campaign, make_plan(campaign), CampaignRow(**row))
+
+
+def has_open_attempts(setting: Setting) -> bool:
+    """Whether attempts of the round are on record as not over."""
+    with Reader(setting.ledger.url) as reader:
+        return bool(open_attempts(reader, setting.row.id))
