@@ -9,9 +9,14 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from ledgers import new_ledger
 
 from prefect_campaign.ledger.location import Home
 from prefect_campaign.ledger.store import Ledger
+
+# Tests run side by side; a BLAS with a thread for every core would only be in the way. Read when NumPy is loaded.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -70,6 +75,6 @@ def clock() -> FakeClock:
 @pytest.fixture
 def ledger(home: Home, clock: FakeClock) -> Iterator[Ledger]:
     """A new ledger on the fake clock."""
-    opened = Ledger.open(home, clock)
+    opened = new_ledger(home, clock)
     yield opened
     opened.close()

@@ -1,7 +1,7 @@
 """The house rules that a parser can see: which way imports run, and where the outside world may be touched."""
 
 import ast
-from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -30,26 +30,31 @@ CLOCKS = ("model/clock.py", "cli/", "launch/")
 CLOCK_CALLS = {"time.time", "time.time_ns", "datetime.now", "datetime.utcnow", "datetime.today", "date.today"}
 
 
-def product() -> Iterator[tuple[str, ast.Module]]:
+@cache
+def product() -> list[tuple[str, ast.Module]]:
     """(path within the package, syntax tree) of every module; the links are read where they lead."""
+    found = []
     for folder, prefix in ((ENGINE_ROOM, ""), *((ROOT / name, f"{name}/") for name in LINKED)):
         for path in sorted(folder.rglob("*.py")):
             within = path.relative_to(folder).as_posix()
             if not prefix and within.split("/")[0] in LINKED:
                 continue
-            yield prefix + within, ast.parse(path.read_text(), str(path))
+            found.append((prefix + within, ast.parse(path.read_text(), str(path))))
+    return found
 
 
-def imports(tree: ast.AST) -> Iterator[tuple[str, int, bool]]:
+@cache
+def imports(tree: ast.AST) -> list[tuple[str, int, bool]]:
     """(module or module.name, line, whether it is at the top level) of every import."""
     top = set(ast.walk(tree)) - {n for f in ast.walk(tree) if _is_function(f) for n in ast.walk(f)}
+    found = []
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):
-            for alias in node.names:
-                yield alias.name, node.lineno, node in top
+            found += [(alias.name, node.lineno, node in top) for alias in node.names]
         elif isinstance(node, ast.ImportFrom):
-            for alias in node.names:
-                yield f"{'.' * node.level}{node.module or ''}.{alias.name}", node.lineno, node in top
+            source = f"{'.' * node.level}{node.module or ''}"
+            found += [(f"{source}.{alias.name}", node.lineno, node in top) for alias in node.names]
+    return found
 
 
 def layer(path: str) -> str:

@@ -110,7 +110,7 @@ def test_a_malformed_skill_md_names_its_path_and_what(make, tmp_path, skill_md, 
         ("rules:\n  - {name: a, when: 'True', when: 'False'}", "key 'when' is given twice"),
         ("rules: &a\n  - {name: a, when: 'True', tags: *a}", "aliases are not allowed"),
         ("rules: !!python/object/apply:os.system ['true']", "not valid YAML"),
-        ("[" * 5000, "not valid YAML"),
+        ("[" * 1000, "not valid YAML"),
         ("# " + "x" * 300_000, "larger than"),
     ],
 )

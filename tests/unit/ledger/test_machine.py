@@ -16,6 +16,7 @@ from hypothesis.stateful import (
     multiple,
     rule,
 )
+from ledgers import new_ledger
 from unit.ledger.ledger_data import Book, E, attempt_of, register_demo
 
 from prefect_campaign.ledger import tables as t
@@ -33,7 +34,6 @@ from prefect_campaign.ledger.experiments import (
     reopen,
 )
 from prefect_campaign.ledger.location import Home
-from prefect_campaign.ledger.store import Ledger
 from prefect_campaign.model.errors import Fenced
 from prefect_campaign.model.records import Handle
 from prefect_campaign.model.states import FINAL, AttemptState, allowed
@@ -58,7 +58,7 @@ class LedgerMachine(RuleBasedStateMachine):
         self.folder = tempfile.TemporaryDirectory()
         path = Path(self.folder.name)
         self.now = 0.0
-        self.book: Book = register_demo(Ledger.open(Home(path, f"sqlite:///{path / 'ledger.db'}"), lambda: self.now))
+        self.book: Book = register_demo(new_ledger(Home(path, f"sqlite:///{path / 'ledger.db'}"), lambda: self.now))
         self.finals: dict[str, dict] = {}
         self.final_experiments: dict[str, str] = {}
         self.reopened = 0
