@@ -16,6 +16,8 @@ from typing import IO
 
 import psutil
 
+from prefect_campaign.cli.server import SERVER_SETTINGS
+
 START_SECONDS = 120.0
 QUIET_SHARE = 0.1
 """A server that uses less than this of one CPU has worked off what it was sent."""
@@ -30,8 +32,8 @@ def environment(folder: Path, api: str | None = None) -> dict[str, str]:
         "HOME": str(folder / "user"),
         "PREFECT_HOME": str(folder / "user" / ".prefect"),
         "CAMPAIGN_HOME": str(folder / "campaigns"),
-        "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
         "DO_NOT_TRACK": "1",
+        **SERVER_SETTINGS,
     }
     return {**mine, **({"PREFECT_API_URL": api} if api else {})}
 
