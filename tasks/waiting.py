@@ -83,7 +83,8 @@ async def wake(who: Waiting, asked: Question, patience: float = WAKE_SECONDS) ->
                     if run.state.is_paused():
                         form = {"answer": asked.answer, "approver": asked.by, "reason": asked.reason}
                         reply = await client.resume_flow_run(run.id, run_input=form)
-                        return str(reply.status.value) == "ACCEPT"
+                        if str(reply.status.value) == "ACCEPT":
+                            return True  # else: a run is paused a moment before its form is there
                     if time.monotonic() >= deadline:
                         return False
                     await asyncio.sleep(0.3)

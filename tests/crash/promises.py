@@ -1,5 +1,6 @@
 """What no crash may change: each experiment trained as often as it must be, and everything closed in the end."""
 
+import csv
 import shlex
 from collections import Counter
 from collections.abc import Mapping
@@ -81,10 +82,21 @@ def outcome(world: World) -> Mapping[str, tuple[str, float | None]]:
     return {r["exp_id"]: (r["state"], r["objective_value"]) for r in rows}
 
 
+def exported(world: World) -> list[tuple[str, float]]:
+    """(exp_id, value) of every row of the exported tables."""
+    folder = world.home / "campaigns" / "small" / "results"
+    found = []
+    for name in ("pilot_results.csv", "all_results.csv"):
+        with (folder / name).open(newline="") as file:
+            found += [(row["exp_id"], float(row["value"])) for row in csv.DictReader(file)]
+    return found
+
+
 def check_promises(world: World) -> None:
     """All that must hold once the campaign is completed, whatever happened on the way."""
     assert world.row("small")["status"] == "completed"
     assert outcome(world) == {exp_id: ("done", value) for exp_id, value in VALUES.items()}
+    assert sorted(exported(world)) == sorted(VALUES.items())
     check_trainings(side_file(world).read_text().splitlines())
     recorded = Counter((exp_id, number, state) for exp_id, number, state in world.attempts())
     assert recorded == Counter(

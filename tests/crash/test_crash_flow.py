@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 from crash.promises import FLOW_POINTS, check_promises, small_campaign
-from e2e.world import BIN, PATIENCE, World
+from e2e.world import BIN, PATIENCE, World, until
 
 pytestmark = [pytest.mark.crash, pytest.mark.e2e]
 
@@ -32,8 +32,10 @@ def test_killed_with_the_answer_of_the_form(world: World) -> None:
     """An answer that came through the UI's form counts, though the process that received it is dead."""
     spec = small_campaign(world)
     process = world.start("run", spec, CAMPAIGN_CRASH_AT="gate_answered")
-    run_id = world.question()["flow_run_id"]
-    world.prefect(f"/flow_runs/{run_id}/resume", {"run_input": {"answer": "CONTINUE", "approver": "tester"}})
+    resume = f"/flow_runs/{world.question()['flow_run_id']}/resume"
+    form = {"run_input": {"answer": "CONTINUE", "approver": "tester"}}
+    # A run is paused a moment before its form is there; until then Prefect rejects an answer.
+    until(lambda: world.prefect(resume, form)["status"] == "ACCEPT", "the form takes the answer", world.hint)
     assert process.wait(PATIENCE) == -signal.SIGKILL
     assert [gate["channel"] for gate in world.gates()] == ["ui"]
     world.campaign("run", spec)
