@@ -1,6 +1,10 @@
 """The whole story of a campaign: pilot stages, synthesis, gate, full phase, results."""
 
+import asyncio
 import dataclasses
+from collections.abc import Callable
+from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -18,6 +22,7 @@ from prefect_campaign.flows.stage import judge, over, stage
 from prefect_campaign.judge.review import to_markdown
 from prefect_campaign.ledger.gates import Question
 from prefect_campaign.model.crash import crash_point
+from prefect_campaign.model.errors import Driven
 from prefect_campaign.model.plan import FULL, PILOT
 from prefect_campaign.model.spec import Campaign
 from prefect_campaign.model.states import CampaignStatus
@@ -28,6 +33,8 @@ from prefect_campaign.tasks.publish import publish_results, publish_text
 from prefect_campaign.tasks.steps import end, enter_full
 
 Spec = Annotated[str | Campaign, Field(description="Path of a spec (YAML) on the worker, or the spec itself.")]
+
+PATIENCE_SECONDS = 20
 
 
 def _run_name() -> str:
@@ -51,15 +58,19 @@ async def campaign(spec: Spec, phase: Literal["pilot", "full"] = "pilot", new_ro
         What the campaign has come to; see `outcome_of`.
     """
     run_id = runtime.flow_run.id
-    # A run that was suspended starts from the top again, and its spec may have been edited or pivoted meanwhile.
-    setting = (setting_of_run(run_id) if run_id else None) or register(spec, new_round=new_round)
-    return await _drive(setting, phase)
+
+    def take() -> Setting:
+        # A run that was suspended starts from the top again, and its spec may have been edited or pivoted meanwhile.
+        setting = (setting_of_run(run_id) if run_id else None) or register(spec, new_round=new_round)
+        refuse_if_driven(setting.row, setting.ledger.clock())
+        return setting
+
+    return await _drive(await _patiently(take), phase)
 
 
 async def _drive(setting: Setting, phase: str = PILOT) -> dict[str, Any]:
     if CampaignStatus(setting.row.status).ended:
         return outcome_of(setting.row.name)
-    refuse_if_driven(setting.row, setting.ledger.clock())
     setting.change(status=CampaignStatus.OPEN, reason="")
     verdicts = [] if phase == FULL else await _pilot(setting)
     missing = next((v.metric_missing for v in verdicts if v.metric_missing), None)
@@ -79,6 +90,19 @@ async def _drive(setting: Setting, phase: str = PILOT) -> dict[str, Any]:
     if not over(setting, setting.campaign.full.name):
         await stage(setting.campaign.name, setting.campaign.full.name)
     return await _finish(setting)
+
+
+async def _patiently(take: Callable[[], Setting]) -> Setting:
+    """What `take` returns; a tick of the monitor may hold the campaign for moments, and is waited for.
+
+    Raises:
+        Driven: it was not a tick.
+    """
+    for _ in range(PATIENCE_SECONDS):
+        with suppress(Driven):
+            return take()
+        await asyncio.sleep(1)
+    return take()
 
 
 async def _pilot(setting: Setting) -> list[StageVerdict]:
@@ -113,7 +137,6 @@ async def _gate(setting: Setting, verdicts: list[StageVerdict], decision: PilotD
     write_synthesis(text, Path(setting.results))
     await publish_text(setting, "synthesis", text)
     shown = gate_markdown(setting.campaign, setting.plan, verdicts, decision, cost, **place)
-    setting.change(status=CampaignStatus.AT_GATE, why=f"waiting for an answer on plan {setting.plan.plan_hash}")
     asked = {
         "hours_used": cost.used_hours,
         "hours_asked": cost.total_hours,
@@ -124,7 +147,8 @@ async def _gate(setting: Setting, verdicts: list[StageVerdict], decision: PilotD
         "review": [dataclasses.asdict(v) for v in record.verdicts],
     }
     answer = await ask_until_answered(setting, shown=f"{shown}\n\n{reviewed}", cost=asked)
-    setting.change(status=CampaignStatus.OPEN, who=answer.by or "gate", why=f"{answer.answer}: {answer.reason}")
+    why = f"{answer.answer}: {answer.reason}"
+    setting.change(status=CampaignStatus.OPEN, reason="", who=answer.by or "gate", why=why)
     return answer
 
 
@@ -135,7 +159,8 @@ async def _pivot(setting: Setting, verdicts: list[StageVerdict], answer: Questio
     end(setting, CampaignStatus.PIVOTED, f"PIVOT by {answer.by}: {answer.reason or 'no reason given'}")
     if not answer.changes:
         return outcome_of(setting.row.name)
-    return await _drive(register(changed_campaign(setting.campaign, answer.changes)))
+    changed = changed_campaign(setting.campaign, answer.changes)
+    return await _drive(await _patiently(partial(register, changed, follow_pivots=False)))
 
 
 async def _kill(setting: Setting, verdicts: list[StageVerdict], answer: Question, why: str = "") -> dict[str, Any]:

@@ -44,7 +44,7 @@ async def monitor(campaign: str = "all", stage: str = "") -> dict[str, str]:
     for row in rounds_to_tend(home, None if campaign == "all" else campaign):
         name = row["name"] if row["name"] not in found else f"{row['name']}, round {row['round']}"
         try:
-            found[name] = await _tick(open_round(home, row))
+            found[name] = await _tick(open_round(home, row["id"]))
         except (Driven, Fenced) as error:
             found[name] = f"watched by its own flow ({error})"
         except Exception as error:  # one campaign's trouble must not keep the others from their tick
@@ -104,7 +104,9 @@ async def _followed(exp_id: str) -> None:
 async def _finish_older_rounds(setting: Setting) -> None:
     """Follow to its end what still runs from earlier rounds of the campaign: it holds devices."""
     rows = rounds_to_tend(setting.home, setting.row.name)
-    await asyncio.gather(*(_follow_leftovers(open_round(setting.home, r)) for r in rows if r["id"] != setting.row.id))
+    await asyncio.gather(
+        *(_follow_leftovers(open_round(setting.home, r["id"])) for r in rows if r["id"] != setting.row.id)
+    )
 
 
 async def _follow_leftovers(setting: Setting) -> None:

@@ -1,5 +1,6 @@
 """The gate: a person sees the synthesis and decides, in the Prefect UI, the terminal or Python."""
 
+import asyncio
 from functools import partial
 from typing import Any, Literal
 
@@ -11,10 +12,11 @@ from pydantic import Field
 from prefect_campaign.engine.pivot import changed_campaign, parse_changes
 from prefect_campaign.engine.setting import Setting
 from prefect_campaign.ledger import campaigns, gates
-from prefect_campaign.ledger.gates import ANSWERS, HOLD, Question
+from prefect_campaign.ledger.gates import ANSWERS, HOLD, Question, Waiting
 from prefect_campaign.model.crash import crash_point
-from prefect_campaign.model.errors import Refused
-from prefect_campaign.tasks.waiting import bind
+from prefect_campaign.model.errors import Refused, Transient
+from prefect_campaign.model.states import CampaignStatus
+from prefect_campaign.tasks.waiting import UNREACHED, bind, close_run, tend_until_cancelled
 
 FOR_EVER = 10 * 365 * 24 * 3600
 """Seconds. Prefect wants a number, and fails the run when it is over."""
@@ -50,34 +52,80 @@ async def ask_until_answered(setting: Setting, *, shown: str, cost: dict[str, An
 
     In a deployment the run suspends: it holds no process, and starts from the top when it is resumed. In a plain
     process it pauses. An answer that is in the ledger already, whoever gave it, is taken as it is.
+
+    Raises:
+        Driven: a living process waits for the answer already.
+        Refused: another plan or round took the place of this one, or the waiting run was cancelled.
+        Transient: Prefect's server is gone; the question stays open.
     """
     while True:
-        asked = _ask(setting, shown, cost)
+        asked, before = _ask(setting, shown, cost)
         if asked.answer in ANSWERS:
             return asked
-        await bind(setting, asked)
+        if before:
+            await close_run(before, "a later run took the gate over")
         crash_point("gate_asked")
         form = GateForm.with_initial_data(description=shown)
-        if runtime.deployment.id:
-            # Typed for a fixed timeout, but None is Prefect's own word for: never.
-            received = await asuspend_flow_run(wait_for_input=form, key=asked.key, timeout=None)
-        else:
-            received = await apause_flow_run(wait_for_input=form, key=asked.key, timeout=FOR_EVER, poll_interval=1)
+        try:
+            if runtime.deployment.id:
+                # Typed for a fixed timeout, but None is Prefect's own word for: never.
+                received = await asuspend_flow_run(wait_for_input=form, key=asked.key, timeout=None)
+            else:
+                received = await _paused(setting, asked, form)
+        except UNREACHED as error:
+            name = setting.row.name
+            raise Transient(
+                f"campaign {name!r}: the Prefect server does not answer ({type(error).__name__}); the question stays "
+                f"open: go on with `campaign resume {name}`"
+            ) from error
         _record(setting, asked, received)
         crash_point("gate_answered")
 
 
-def _ask(setting: Setting, shown: str, cost: dict[str, Any]) -> Question:
+async def _paused(setting: Setting, asked: Question, form: type[GateForm]) -> GateForm:
+    """Pause until the form comes; meanwhile see that an answer in the ledger, or a cancellation, ends the pause."""
+    pausing = asyncio.ensure_future(
+        apause_flow_run(wait_for_input=form, key=asked.key, timeout=FOR_EVER, poll_interval=1)
+    )
+    tending = asyncio.ensure_future(tend_until_cancelled(setting))
+    try:
+        await asyncio.wait({pausing, tending}, return_when=asyncio.FIRST_COMPLETED)
+        if pausing.done():
+            return pausing.result()
+        tending.result()
+        raise Refused(
+            f"campaign {setting.row.name!r}: its flow run was cancelled at the gate; the question stays open: "
+            f"go on with `campaign resume {setting.row.name}`"
+        )
+    finally:
+        pausing.cancel()
+        tending.cancel()
+
+
+def _ask(setting: Setting, shown: str, cost: dict[str, Any]) -> tuple[Question, Waiting | None]:
+    """The question, with this run on record as the one that waits; and the run that waited before, if there is one.
+
+    Raises:
+        Driven: a living process waits for the answer already.
+    """
+    now = setting.ledger.clock()
     with setting.ledger.write() as connection:
-        return gates.ask(
+        asked = gates.ask(
             connection,
             setting.row.id,
             plan_hash=setting.plan.plan_hash,
             iteration=setting.row.iteration,
             shown=shown,
             cost=cost,
-            now=setting.ledger.clock(),
+            now=now,
         )
+        if asked.answer in ANSWERS:
+            return asked, None
+        why = f"waiting for an answer on plan {asked.plan_hash}"
+        campaigns.set_status(
+            connection, setting.row.id, now=now, who="campaign", why=why, status=CampaignStatus.AT_GATE
+        )
+        return asked, bind(connection, asked, setting.row.name)
 
 
 def _record(setting: Setting, asked: Question, received: GateForm | None) -> None:

@@ -48,4 +48,4 @@ def end(setting: Setting, status: CampaignStatus, why: str) -> None:
                 if v.state in NOT_RUNNING
             ]
             move(connection, setting.row.id, moves, now=now, who="campaign")
-    setting.change(status=status, why=why)
+    setting.change(status=status, reason=why, why=why)

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from prefect_campaign.engine.pivot import changed_campaign, parse_changes
 from prefect_campaign.engine.setting import open_setting
-from prefect_campaign.ledger import gates
+from prefect_campaign.ledger import campaigns, gates
 from prefect_campaign.model.errors import Refused
 from prefect_campaign.model.states import CampaignStatus
 
@@ -46,10 +46,11 @@ def answer_gate(
         raise Refused(f"answer {choice!r}: choose one of {', '.join(gates.ANSWERS)}")
     setting = open_setting(name)
     wanted = parse_changes(changes)
-    who = by.strip() or getpass.getuser()
+    who = by.strip() or _user()
     with setting.ledger.write() as connection:
         asked = gates.question(connection, setting.row.id, setting.plan.plan_hash)
-        if asked is None or CampaignStatus(setting.row.status).ended:
+        row = campaigns.latest_round(connection, name)
+        if asked is None or row is None or CampaignStatus(row.status).ended:
             raise Refused(f"campaign {name!r}: its gate asks nothing now; see `campaign status {name}`")
         if question_id is not None and asked.id != question_id:
             raise Refused(f"campaign {name!r}: its gate asks anew; read the new question first")
@@ -63,6 +64,10 @@ def answer_gate(
                 f"campaign {name!r}: plan {asked.plan_hash} was answered {asked.answer} by {asked.by} already"
             )
         if asked.answer is None:
+            if row.status != CampaignStatus.AT_GATE:
+                raise Refused(
+                    f"campaign {name!r}: experiments run again since its gate asked; it asks anew with their results"
+                )
             if wanted:
                 changed_campaign(setting.campaign, wanted)
             gates.answer(
@@ -79,6 +84,15 @@ def answer_gate(
             )
             done = f"{choice} by {who} recorded for plan {asked.plan_hash}"
         else:
+            if (
+                (wanted and wanted != asked.changes)
+                or (drop and set(drop) != set(asked.drop or []))
+                or (budget_hours not in (None, asked.budget_hours))
+            ):
+                raise Refused(
+                    f"campaign {name!r}: {choice} by {asked.by} is on record with other drops, changes or budget; "
+                    "an answer is given once"
+                )
             done = f"{choice} by {asked.by} was on record for plan {asked.plan_hash} already"
         waiting = gates.waiting(connection, asked.id)
         asked = gates.question(connection, setting.row.id, setting.plan.plan_hash) or asked
@@ -88,3 +102,10 @@ def answer_gate(
         return f"{done}; no flow run waits for it: go on with `campaign resume {name}`"
     woken = asyncio.run(wake(waiting, asked))
     return done if woken else f"{done}; its flow run does not wait any more: `campaign resume {name}`"
+
+
+def _user() -> str:
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):  # a container's user may have no name
+        raise Refused("by: the name of the person who decides is needed; give it by --by") from None

@@ -22,6 +22,8 @@ from prefect_campaign.ledger.reading import Reader
 from prefect_campaign.model.errors import Refused, Transient
 
 LOOK_SECONDS = 0.5
+SILENT_SECONDS = 60.0
+"""A Prefect server that has not answered for so long is given up."""
 
 
 class Watcher:
@@ -53,22 +55,36 @@ class Watcher:
         """Show progress until the flow run has ended; returns what the campaign came to."""
         from prefect.client.orchestration import get_client
 
+        from prefect_campaign.tasks.waiting import UNREACHED
+
         self._flow_run_id = flow_run_id
         self._console.print(f"flow run {ui_url(self.api_url, flow_run_id)}", soft_wrap=True)
         state: Any = None
         checked = 0.0
+        answered = time.monotonic()
 
         def ended() -> bool:
-            nonlocal state, checked
+            nonlocal state, checked, answered
             if time.monotonic() - checked > 1.0:
                 checked = time.monotonic()
-                state = client.read_flow_run(flow_run_id).state  # type: ignore[arg-type]
+                try:
+                    state = client.read_flow_run(flow_run_id).state  # type: ignore[arg-type]
+                    answered = time.monotonic()
+                except UNREACHED as error:
+                    if time.monotonic() - answered > SILENT_SECONDS:
+                        raise _Silent(str(error)) from error
             return state is not None and state.is_final()
 
         with get_client(sync_client=True) as client:
-            while not ended():
-                self._show_safely(ended)
-                time.sleep(LOOK_SECONDS)
+            try:
+                while not ended():
+                    self._show_safely(ended)
+                    time.sleep(LOOK_SECONDS)
+            except _Silent:
+                raise Transient(
+                    f"the Prefect server at {self.api_url} has not answered for {SILENT_SECONDS:g} s; experiments run "
+                    f"on: `campaign resume {self.name}`"
+                ) from None
         return self._outcome(state)
 
     def _outcome(self, state: Any) -> dict[str, Any]:
@@ -79,6 +95,7 @@ class Watcher:
         except Refused:
             return {"campaign": self.name, "status": "failed", "reason": state.message or state.name}
         if not state.is_completed():
+            outcome.pop("error", None)
             outcome |= {"status": "failed", "reason": state.message or state.name}
         return outcome
 
@@ -86,6 +103,8 @@ class Watcher:
         """A fault of the display must not look like a fault of the campaign, nor end the watching."""
         try:
             self._show_until(ended)
+        except _Silent:
+            raise
         except Refused:
             return  # not in the ledger yet
         except Exception as error:
@@ -190,6 +209,10 @@ class Watcher:
         if line != self._said:
             self._said = line
             self._console.print(line, highlight=False, soft_wrap=True, markup=False)
+
+
+class _Silent(Exception):  # noqa: N818 - what happened
+    """The server has been silent for too long."""
 
 
 def tell_outcome(outcome: dict[str, Any], api_url: str) -> None:

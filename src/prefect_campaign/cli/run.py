@@ -8,13 +8,14 @@ from typing import Any
 
 from prefect_campaign.cli.live import Watcher
 from prefect_campaign.cli.server import ensure_server, refuse_silent
+from prefect_campaign.engine.process import identity_alive
 from prefect_campaign.engine.setting import Setting, open_setting, refuse_if_driven
-from prefect_campaign.ledger import campaigns
+from prefect_campaign.ledger import campaigns, gates
 from prefect_campaign.ledger.experiments import reopen
 from prefect_campaign.ledger.gates import ANSWERS
 from prefect_campaign.ledger.location import Home
 from prefect_campaign.ledger.store import Ledger
-from prefect_campaign.model.errors import Refused
+from prefect_campaign.model.errors import Driven, Refused
 from prefect_campaign.model.spec import Campaign
 from prefect_campaign.model.states import CampaignStatus
 
@@ -110,15 +111,22 @@ def _reopen(setting: Setting, who: str) -> None:
         row = campaigns.latest_round(connection, setting.row.name) or setting.row
         now = setting.ledger.clock()
         refuse_if_driven(row, now)
+        asked = gates.question(connection, row.id, row.plan_hash)
+        if asked and asked.answer is None:
+            waiter = gates.waiting(connection, asked.id).waiter
+            if waiter not in (None, gates.SUSPENDED) and identity_alive(str(waiter)):
+                raise Driven(f"campaign {row.name!r}: a process waits at its gate ({waiter}); stop it first (Ctrl-C)")
         again = [v.exp_id for v in setting.views() if v.state in ("failed", "on_hold")]
         reopen(connection, row.id, again, now=now, who=who, why="asked for again by --retry-failed")
+        if again and asked and asked.answer is None:
+            gates.withdraw(connection, asked, why="experiments run again", now=now)
         if again and row.status == CampaignStatus.COMPLETED:
             campaigns.set_status(connection, row.id, now=now, who=who, status=CampaignStatus.OPEN)
 
 
 def _check(campaign: Campaign) -> None:
     """All that can be wrong with a spec and its surroundings, before anything is made."""
-    from prefect_campaign.engine.setting import check_spec
+    from prefect_campaign.engine.checking import check_spec
 
     check_spec(campaign)
     refuse_silent(os.environ.get("PREFECT_API_URL"))
@@ -143,5 +151,5 @@ def _told(outcome: dict[str, Any], url: str) -> int:
     if outcome.get("error"):
         return BAD_INPUT
     decided = outcome.get("status") in ("killed", "pivoted")
-    complete = outcome.get("status") == "completed" and not outcome.get("failed")
+    complete = outcome.get("status") == "completed" and outcome.get("done") and not outcome.get("failed")
     return 0 if decided or complete else FAILED

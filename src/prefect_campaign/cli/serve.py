@@ -87,7 +87,10 @@ def trigger(home: Home, spec: str | Campaign, *, new_round: bool, watcher: Watch
             return watcher.follow(str(run.id))
         finally:
             server.terminate()
-            server.wait(timeout=30)
+            try:
+                server.wait(timeout=30)
+            except subprocess.TimeoutExpired:
+                server.kill()
 
 
 def _await_deployments(server: subprocess.Popen[bytes], log: str) -> None:

@@ -44,7 +44,7 @@ def show_plan(spec: str) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    from prefect_campaign.engine.setting import check_spec
+    from prefect_campaign.engine.checking import check_spec
     from prefect_campaign.model.load import load_campaign
     from prefect_campaign.model.template import fields_of
 

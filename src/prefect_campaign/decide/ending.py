@@ -7,7 +7,7 @@ from prefect_campaign.model.states import CampaignStatus, ExperimentState
 
 
 def ending(name: str, views: Sequence[ExperimentView]) -> tuple[CampaignStatus, str]:
-    """Complete only if nothing is left to run and something was done; the reason says what is missing.
+    """Complete only if nothing is left to run and not all that ran failed; the reason says what is missing.
 
     Args:
         name: the campaign's name, for the advice.
@@ -21,6 +21,8 @@ def ending(name: str, views: Sequence[ExperimentView]) -> tuple[CampaignStatus, 
         return CampaignStatus.OPEN, f"{_some(left, views)} did not end (on hold), {advice}"
     if failed and not done:
         return CampaignStatus.OPEN, f"{_some(failed, views)} failed, {advice}"
+    if not done:
+        return CampaignStatus.COMPLETED, "no experiment of the full phase was run: all were dropped or called off"
     return CampaignStatus.COMPLETED, f"{_some(failed, views)} failed, {advice}" if failed else ""
 
 

@@ -15,7 +15,7 @@ from prefect_campaign.ledger.store import Ledger
 from prefect_campaign.model.ids import token
 from prefect_campaign.model.records import AttemptSpec, ExperimentView, FixRecord
 from prefect_campaign.model.spec import Campaign
-from prefect_campaign.model.states import ExperimentState
+from prefect_campaign.model.states import CampaignStatus, ExperimentState
 from prefect_campaign.placement.slots import Demand
 
 WAITING = (ExperimentState.READY, ExperimentState.QUEUED)
@@ -49,7 +49,7 @@ class Batch:
         home: where run dirs are.
         campaign: the spec.
         row: the round.
-        stage: whose experiments may start; None: none at all, and nothing is tried again.
+        stage: whose experiments may start; None: none at all.
     """
 
     def __init__(self, ledger: Ledger, home: Home, campaign: Campaign, row: CampaignRow, stage: str | None) -> None:
@@ -97,7 +97,7 @@ class Batch:
     @property
     def closed(self) -> str:
         """Why nothing starts any more; empty if it may."""
-        return f"the campaign is {self._row.status}" if self.stage is None else ""
+        return f"the campaign is {self._row.status}" if CampaignStatus(self._row.status).ended else ""
 
     def open_attempts(self) -> list[dict[str, Any]]:
         """Attempts of the campaign that are not over, oldest first."""

@@ -259,20 +259,29 @@ async def open_dispatcher(
 ) -> AsyncIterator[Dispatcher]:
     """A dispatcher that holds the campaign's lease for as long as the block lasts.
 
-    With no stage it starts nothing and tries nothing again: it only follows to their ends what runs already.
+    With no stage it starts nothing new: it only follows to their ends what runs already.
 
     Raises:
         Driven: another dispatcher is at work on this campaign.
+        Fenced: the campaign has another plan by now.
     """
     with ledger.write() as connection:
         fence = campaign_rows.acquire(
-            connection, row.id, owner=own_identity(), now=ledger.clock(), ttl=LEASE_SECONDS, alive=identity_alive
+            connection,
+            row.id,
+            owner=own_identity(),
+            now=ledger.clock(),
+            ttl=LEASE_SECONDS,
+            alive=identity_alive,
+            plan_hash=row.plan_hash,
         )
-    dispatcher = Dispatcher(Hold(ledger, row.id, fence), home, campaign, row, stage, launcher)
+    dispatcher = None
     try:
+        dispatcher = Dispatcher(Hold(ledger, row.id, fence), home, campaign, row, stage, launcher)
         yield dispatcher
     finally:
-        await dispatcher.close()
+        if dispatcher:
+            await dispatcher.close()
         launcher.close()
         with suppress(Fenced, Transient), ledger.fenced(row.id, fence) as connection:
             campaign_rows.release(connection, row.id)

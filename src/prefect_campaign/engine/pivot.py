@@ -5,7 +5,7 @@ from typing import Any
 
 import yaml
 
-from prefect_campaign.engine.setting import check_spec
+from prefect_campaign.engine.checking import check_spec
 from prefect_campaign.model.errors import Refused
 from prefect_campaign.model.load import load_campaign
 from prefect_campaign.model.plan import make_plan
@@ -27,7 +27,7 @@ def parse_changes(entries: Sequence[str]) -> dict[str, Any]:
             raise Refused(f"changes: {entry!r} is not of the form name=value")
         try:
             value = yaml.safe_load(text)
-        except yaml.YAMLError:
+        except (yaml.YAMLError, ValueError):  # the latter from an impossible date
             value = text
         if not isinstance(value, str | int | float | bool):
             raise Refused(f"changes: {entry!r}: the value must be one number, text or true/false")

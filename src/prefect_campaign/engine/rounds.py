@@ -29,12 +29,14 @@ def rounds_to_tend(home: Home, name: str | None = None) -> list[dict[str, Any]]:
         return [newest, *(row for row in rows if row["name"] == name and row["id"] != newest["id"])]
 
 
-def open_round(home: Home, row: dict[str, Any]) -> Setting:
-    """One of those rounds, ready to be worked on.
+def open_round(home: Home, row_id: int) -> Setting:
+    """One of those rounds as it is now, ready to be worked on.
 
     Raises:
         Refused: its spec is not understood any more.
     """
+    with Reader(home.ledger_url) as reader:
+        row = queries.round_(reader, row_id)
     campaign = load_campaign(row["spec"])
     return Setting(home, Ledger.open(home), campaign, make_plan(campaign), CampaignRow(**row))
 

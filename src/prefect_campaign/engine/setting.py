@@ -5,6 +5,8 @@ from typing import Any
 
 from sqlalchemy import Connection
 
+from prefect_campaign.engine.checking import check_spec
+from prefect_campaign.engine.pivot import changed_campaign
 from prefect_campaign.engine.process import git_state, identity_alive, own_identity
 from prefect_campaign.ledger import campaigns, gates, queries
 from prefect_campaign.ledger.campaigns import CampaignRow
@@ -13,7 +15,7 @@ from prefect_campaign.ledger.reading import Reader
 from prefect_campaign.ledger.store import Ledger
 from prefect_campaign.model.crash import crash_point
 from prefect_campaign.model.errors import Driven, Refused
-from prefect_campaign.model.load import check_command, load_campaign
+from prefect_campaign.model.load import load_campaign
 from prefect_campaign.model.plan import PILOT, Plan, make_plan
 from prefect_campaign.model.records import ExperimentView
 from prefect_campaign.model.spec import Campaign
@@ -55,10 +57,13 @@ class Setting:
         return git_state(self.campaign.workdir)
 
 
-def register(spec: str | dict[str, Any] | Campaign, *, new_round: bool = False) -> Setting:
+def register(spec: str | dict[str, Any] | Campaign, *, new_round: bool = False, follow_pivots: bool = True) -> Setting:
     """Check a spec and record it with its plan. Nothing is made if anything is wrong with it.
 
-    A spec whose plan was changed by a PIVOT at the gate goes on with the changes.
+    Args:
+        spec: path of a spec, or the spec itself.
+        new_round: start over if the campaign has ended.
+        follow_pivots: if PIVOTs at the gate have changed this spec's plan, go on with what they made of it.
 
     Raises:
         Refused: one line that names the file and the field.
@@ -72,7 +77,7 @@ def register(spec: str | dict[str, Any] | Campaign, *, new_round: bool = False) 
         before = campaigns.latest_round(connection, campaign.name)
         if before:
             refuse_if_driven(before, ledger.clock())
-        if before and not new_round and _pivoted_away(connection, before, plan):
+        if before and follow_pivots and not new_round and _follows(connection, before, campaign, plan):
             campaign = load_campaign(before.spec)
             plan = make_plan(campaign)
         row = campaigns.register(
@@ -148,11 +153,12 @@ def outcome_of(name: str) -> dict[str, Any]:
     """What a campaign has come to.
 
     Returns:
-        campaign, round, status, reason, phase, stage, results (folder), failed (experiments of the full phase),
-        and error if it stopped before the gate because its input is wrong.
+        campaign, round, status, reason, phase, stage, results (folder), done and failed (experiments of the full
+        phase), and error if it stopped before the gate because its input is wrong.
     """
     setting = open_setting(name)
     row = setting.row
+    states = [v.state for v in setting.views(setting.campaign.full.name)]
     found = {
         "campaign": row.name,
         "round": row.round,
@@ -160,29 +166,22 @@ def outcome_of(name: str) -> dict[str, Any]:
         "reason": row.reason,
         "phase": row.phase,
         "stage": row.stage,
-        "failed": sum(v.state == ExperimentState.FAILED for v in setting.views(setting.campaign.full.name)),
+        "done": states.count(ExperimentState.DONE),
+        "failed": states.count(ExperimentState.FAILED),
         "results": setting.results,
     }
     stopped = row.status == CampaignStatus.OPEN and row.phase == PILOT and row.reason
     return {**found, "error": row.reason} if stopped else found
 
 
-def check_spec(campaign: Campaign) -> Plan:
-    """All that can be wrong with a spec before anything is made; returns its plan.
-
-    Raises:
-        Refused: one line that names the field.
-    """
-    plan = make_plan(campaign)
-    check_command(campaign)
-    if campaign.resources.gpus:
-        raise Refused(
-            f"resources.gpus: {campaign.resources.gpus} asked, but this release places experiments on processor "
-            "slots only; set it to 0 and limit policy.max_parallel instead"
-        )
-    return plan
-
-
-def _pivoted_away(connection: Connection, row: CampaignRow, plan: Plan) -> bool:
-    asked = gates.question(connection, row.id, plan.plan_hash)
-    return row.plan_hash != plan.plan_hash and asked is not None and asked.answer == "PIVOT" and bool(asked.changes)
+def _follows(connection: Connection, row: CampaignRow, campaign: Campaign, plan: Plan) -> bool:
+    """Whether the campaign's plan is what PIVOTs at the gate, one after the other, have made of this spec."""
+    seen: set[str] = set()
+    while plan.plan_hash != row.plan_hash and plan.plan_hash not in seen:
+        seen.add(plan.plan_hash)
+        asked = gates.question(connection, row.id, plan.plan_hash)
+        if asked is None or asked.answer != "PIVOT" or not asked.changes:
+            return False
+        campaign = changed_campaign(campaign, asked.changes)
+        plan = make_plan(campaign)
+    return bool(seen) and plan.plan_hash == row.plan_hash

@@ -28,7 +28,8 @@ class Starter:
         self._batch = batch
         self._submitted: list[tuple[AttemptSpec, Handle]] = []
         self._unlaunched: list[tuple[AttemptSpec, Outcome]] = []
-        self._unsure: dict[str, AttemptSpec] = {}
+        self._unsure: dict[str, tuple[AttemptSpec, float]] = {}
+        """Token -> the attempt, and when its intent was written."""
 
     @property
     def submitted(self) -> int:
@@ -50,8 +51,7 @@ class Starter:
 
     async def look_again(self) -> list[Live]:
         """Look for those that may have been started; one that the launcher says is not there starts now."""
-        now = self._hold.now()
-        found = [await self._settle(spec, look_first=True, since=now) for spec in list(self._unsure.values())]
+        found = [await self._settle(spec, look_first=True, since=at) for spec, at in list(self._unsure.values())]
         return [live for live in found if live is not None]
 
     def record_submitted(self, connection: Connection, now: float) -> None:
@@ -91,7 +91,7 @@ class Starter:
         except Unknown as error:
             if spec.token not in self._unsure:
                 log.warning("%s: may have been started; it will be looked for: %s", spec.token, error)
-            self._unsure[spec.token] = spec
+            self._unsure[spec.token] = spec, since
             return None
         except (Transient, Refused) as error:
             outcome = unlaunched(self._campaign, spec, error, self._batch.rules(spec), now=self._hold.now())

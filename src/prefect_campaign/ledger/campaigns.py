@@ -9,7 +9,7 @@ from sqlalchemy import Connection, insert, select, update
 from prefect_campaign.ledger import tables as t
 from prefect_campaign.ledger.events import add_event
 from prefect_campaign.ledger.experiments import reopen
-from prefect_campaign.model.errors import Driven, Refused
+from prefect_campaign.model.errors import Driven, Fenced, Refused
 from prefect_campaign.model.plan import PILOT, Plan, PlannedExperiment
 from prefect_campaign.model.spec import Campaign
 from prefect_campaign.model.states import FINAL, CampaignStatus, ExperimentState
@@ -150,18 +150,22 @@ def acquire(
     now: float,
     ttl: float,
     alive: Callable[[str], bool],
+    plan_hash: str,
 ) -> int:
-    """Become the one dispatcher of a campaign; returns the fencing token.
+    """Become the one dispatcher of a campaign, to work on that plan; returns the fencing token.
 
     A lease is free when nobody has it, when it is expired, or when `alive` says that its owner is gone.
 
     Raises:
         Driven: another dispatcher is at work.
+        Fenced: the campaign has another plan by now.
     """
     row = CampaignRow(**connection.execute(select(t.campaigns).where(t.campaigns.c.id == campaign_id)).mappings().one())
     driver = row.driver(now, alive)
     if driver and driver != owner:
         raise Driven(f"campaign {row.name!r}: another dispatcher is at work ({driver}); wait for it or stop it first")
+    if row.plan_hash != plan_hash:
+        raise Fenced(f"campaign {row.name!r}: plan {plan_hash} was replaced by plan {row.plan_hash}; read it again")
     fence = row.fence + 1
     connection.execute(
         update(t.campaigns)

@@ -51,10 +51,11 @@ def ask(
 ) -> Question:
     """The open question for this plan: the unanswered one if there is one, else the next try.
 
-    A question that was answered with CONTINUE, PIVOT or KILL is returned as it is, for this plan hash only.
+    A question that was answered with CONTINUE, PIVOT or KILL is returned as it is, for this plan hash only, and
+    only in the iteration that asked it: a PIVOT may lead back to an earlier plan.
     """
     latest = question(connection, campaign_id, plan_hash)
-    if latest and latest.answer != HOLD:
+    if latest and latest.answer != HOLD and latest.iteration == iteration:
         if latest.answer is None:
             connection.execute(update(t.approvals).where(t.approvals.c.id == latest.id).values(shown=shown, cost=cost))
         return latest
@@ -157,6 +158,11 @@ def answer(
             {"plan_hash": asked.plan_hash, "try": asked.try_no, "channel": channel},
         )  # fmt: skip
     return bool(changed)
+
+
+def withdraw(connection: Connection, asked: Question, *, why: str, now: float) -> None:
+    """Close a question that nobody has answered: what it showed does not hold any more, and it is asked anew."""
+    answer(connection, asked, choice=HOLD, by="", reason=why, channel="campaign", now=now)
 
 
 def approved(connection: Connection, campaign_id: int, plan_hash: str) -> bool:

@@ -35,6 +35,11 @@ def campaign(reader: Reader, name: str) -> dict[str, Any]:
     return found[0]
 
 
+def round_(reader: Reader, row_id: int) -> dict[str, Any]:
+    """One round of a campaign, by its row."""
+    return reader.rows("SELECT * FROM campaigns WHERE id = :row_id", row_id=row_id)[0]
+
+
 def open_campaigns(reader: Reader) -> list[dict[str, Any]]:
     """Rounds that a monitor tick has to look at: those that have not ended, and any with attempts that are not over.
 

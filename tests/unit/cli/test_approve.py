@@ -34,6 +34,7 @@ def setting(home: Home) -> Setting:
 
 
 def asked(setting: Setting, waiter: str | None = None, api: str | None = None, answer: str = "") -> gates.Question:
+    setting.change(status="at_gate")
     with setting.ledger.write() as connection:
         one = gates.ask(
             connection, setting.row.id, plan_hash=setting.plan.plan_hash, iteration=1, shown="", cost={}, now=1.0
@@ -61,6 +62,7 @@ class Api(HTTPServer):
     def __init__(self, state: str, broken: bool = False) -> None:
         self.state, self.broken = state, broken
         self.resumed: list[Any] = []
+        self.rejections = 0
         super().__init__(("127.0.0.1", 0), Handler)
 
     @property
@@ -78,6 +80,11 @@ class Handler(BaseHTTPRequestHandler):
     def do_POST(self) -> None:
         body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
         self.server.resumed.append(json.loads(body or b"{}"))
+        if self.server.rejections:
+            self.server.rejections -= 1
+            details = {"type": "reject_details", "reason": "Run input schema not found"}
+            self._reply({"status": "REJECT", "details": details, "state": None})
+            return
         self._reply({"status": "ACCEPT", "details": {"type": "accept_details"}, "state": None})
 
     def _reply(self, document: dict[str, Any]) -> None:
@@ -142,7 +149,10 @@ def test_a_run_that_waits_is_woken_with_the_answer(setting: Setting, serve: Any,
     assert form["run_input"] == {"answer": "CONTINUE", "approver": "ann", "reason": "good"}
 
 
-def test_the_same_answer_again_wakes_a_run_that_was_not_woken(setting: Setting, serve: Any) -> None:
+def test_the_same_answer_again_wakes_a_run_that_was_not_woken(
+    setting: Setting, serve: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("prefect_campaign.tasks.waiting.WAKE_SECONDS", 0.0)
     api = serve("PAUSED", broken=True)
     asked(setting, gates.SUSPENDED, api.url)
     assert "does not wait any more" in approve()
@@ -153,6 +163,37 @@ def test_the_same_answer_again_wakes_a_run_that_was_not_woken(setting: Setting, 
     with pytest.raises(Refused, match="was answered CONTINUE by ann already"):
         approve("KILL")
     assert on_record(setting) == ("CONTINUE", "ann")
+
+
+def test_a_run_that_has_paused_but_takes_no_form_yet_is_asked_again(setting: Setting, serve: Any) -> None:
+    api = serve("PAUSED")
+    api.rejections = 1
+    asked(setting, gates.SUSPENDED, api.url)
+    assert approve().endswith(f"recorded for plan {setting.plan.plan_hash}")
+    assert len(api.resumed) == 2
+
+
+@pytest.mark.parametrize("more", [{"drop": ["lr1"]}, {"budget_hours": 20.0}])
+def test_the_same_answer_with_other_terms_is_refused(setting: Setting, more: dict[str, Any]) -> None:
+    asked(setting, answer="CONTINUE")
+    with pytest.raises(Refused, match="on record with other drops, changes or budget"):
+        approve(**more)
+
+
+def test_no_answer_while_experiments_run_again(setting: Setting) -> None:
+    asked(setting)
+    setting.change(status="open")
+    with pytest.raises(Refused, match="it asks anew with their results"):
+        approve()
+    assert on_record(setting) == (None, None)
+
+
+def test_a_user_without_a_name_must_give_one(setting: Setting, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked(setting)
+    monkeypatch.setattr("getpass.getuser", lambda: {}["uid 4711"])
+    with pytest.raises(Refused, match="give it by --by"):
+        approve(by=" ")
+    assert on_record(setting) == (None, None)
 
 
 @pytest.mark.parametrize("state", ["COMPLETED", "CANCELLED", "CRASHED"])

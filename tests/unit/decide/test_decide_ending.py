@@ -13,9 +13,16 @@ def ended(*states: str) -> tuple[str, str]:
     return ending("demo", [view(p, {"state": s}) for p, s in zip(FULL, states, strict=False)])
 
 
-@pytest.mark.parametrize("states", [["done"] * 3, ["done", "cancelled", "superseded"], ["cancelled"]])
+@pytest.mark.parametrize("states", [["done"] * 3, ["done", "cancelled", "superseded"]])
 def test_complete_without_a_word(states: list[str]) -> None:
     assert ended(*states) == ("completed", "")
+
+
+def test_nothing_done_is_said() -> None:
+    assert ended("cancelled", "superseded") == (
+        "completed",
+        "no experiment of the full phase was run: all were dropped or called off",
+    )
 
 
 def test_failures_beside_successes_are_named() -> None:

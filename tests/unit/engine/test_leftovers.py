@@ -19,6 +19,7 @@ def end_round(lab: Lab, status: str = "completed") -> None:
     setting = lab.setting
     with setting.ledger.write() as connection:
         set_status(connection, setting.row.id, now=0.0, who="test", status=status)
+    lab.setting = open_setting(lab.spec.name)
 
 
 async def two_left_running(lab: Lab) -> None:
@@ -76,7 +77,6 @@ async def test_nothing_is_tried_again_after_the_round_is_over(tmp_path: Path) ->
     lab = Lab(gated(tmp_path, points=[1, 2]))
     await two_left_running(lab)
     end_round(lab)
-    lab.setting = open_setting(lab.spec.name)
     for view in lab.views:
         leader = psutil.Process(int(view.job_id))
         for process in [leader, *leader.children(True)]:
@@ -110,11 +110,25 @@ async def test_an_intent_of_a_round_that_is_over_stays_while_the_launcher_cannot
     lab = Lab(campaign(tmp_path, REPORT))
     with pytest.raises(Crash):
         await lab.run(CrashingLauncher(after=False))
+    end_round(lab)
     async with lab.open(Vague(started=False, broken=2), settle=True) as dispatcher:
         await dispatcher.adopt()
         assert lab.states == ["launching"]
         await tick_until(dispatcher, lambda: lab.states == ["cancelled"])
     lab.settled()
+
+
+async def test_at_the_gate_an_intent_is_carried_out_and_a_failure_keeps_its_retries(tmp_path: Path) -> None:
+    script = f'[ "$CAMPAIGN_ATTEMPT" = 1 ] && exit 3\n{REPORT}'
+    lab = Lab(campaign(tmp_path, script, policy={"pilot_retries": 1}))
+    with pytest.raises(Crash):
+        await lab.run(CrashingLauncher(after=False))
+    end_round(lab, "at_gate")
+    async with lab.open(settle=True) as dispatcher:
+        await dispatcher.adopt()
+        await tick_until(dispatcher, lambda: lab.states not in (["launching"], ["running"]))
+    lab.settled()
+    assert [(v.state, v.attempt) for v in lab.views] == [("queued", 1)]
 
 
 async def test_a_slot_that_another_stage_holds_is_taken_as_soon_as_it_is_free(tmp_path: Path) -> None:

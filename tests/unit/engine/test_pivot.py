@@ -22,7 +22,7 @@ def campaign(**changes: Any) -> Campaign:
 
 
 def test_values_are_read_as_yaml_scalars() -> None:
-    entries = ["a=1", " b = 0.5", "c=true", "d=text", "e=x=y", "f={", "g='7'"]
+    entries = ["a=1", " b = 0.5", "c=true", "d=text", "e=x=y", "f={", "g='7'", "h=2024-13-45"]
     assert parse_changes(entries) == {
         "a": 1,
         "b": 0.5,
@@ -31,6 +31,7 @@ def test_values_are_read_as_yaml_scalars() -> None:
         "e": "x=y",
         "f": "{",
         "g": "7",
+        "h": "2024-13-45",
     }
 
 

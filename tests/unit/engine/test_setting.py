@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from prefect_campaign import Campaign, Objective, Sweep
+from prefect_campaign.engine.pivot import changed_campaign
 from prefect_campaign.engine.process import identity_alive, identity_of, own_identity
 from prefect_campaign.engine.setting import Setting, open_setting, register, setting_of_run
 from prefect_campaign.ledger import campaigns, gates
@@ -33,7 +34,13 @@ def campaign(**changes: Any) -> Campaign:
 def asked(setting: Setting, answer: str = "", run: str | None = None, **more: Any) -> gates.Question:
     with setting.ledger.write() as connection:
         one = gates.ask(
-            connection, setting.row.id, plan_hash=setting.plan.plan_hash, iteration=1, shown="", cost={}, now=1.0
+            connection,
+            setting.row.id,
+            plan_hash=setting.plan.plan_hash,
+            iteration=setting.row.iteration,
+            shown="",
+            cost={},
+            now=1.0,
         )
         gates.bind_waiting(connection, one.id, Waiting(run, None, gates.SUSPENDED))
         if answer:
@@ -44,7 +51,13 @@ def asked(setting: Setting, answer: str = "", run: str | None = None, **more: An
 def drive(setting: Setting, owner: str) -> int:
     with setting.ledger.write() as connection:
         return campaigns.acquire(
-            connection, setting.row.id, owner=owner, now=setting.ledger.clock(), ttl=60, alive=identity_alive
+            connection,
+            setting.row.id,
+            owner=owner,
+            now=setting.ledger.clock(),
+            ttl=60,
+            alive=identity_alive,
+            plan_hash=setting.row.plan_hash,
         )
 
 
@@ -106,6 +119,42 @@ def test_the_old_spec_goes_on_with_what_a_pivot_made_of_it(home: Home) -> None:
     )
     # A person who edits the spec has the last word.
     assert register(campaign(args={"epochs": 7})).campaign.args == {"epochs": 7}
+
+
+def pivoted(setting: Setting, epochs: int) -> Setting:
+    """What the flow does after a PIVOT with changes."""
+    asked(setting, "PIVOT", changes={"epochs": epochs})
+    setting.change(status="pivoted")
+    return register(changed_campaign(setting.campaign, {"epochs": epochs}), follow_pivots=False)
+
+
+def test_one_pivot_after_the_other_is_followed(home: Home) -> None:
+    last = pivoted(pivoted(register(campaign()), 9), 11)
+    assert (last.campaign.args, last.row.iteration) == ({"epochs": 11}, 3)
+    assert register(campaign()).plan == last.plan
+    assert register(campaign(args={"epochs": 9})).plan == last.plan
+
+
+def test_a_pivot_back_to_an_earlier_plan_is_asked_about_anew(home: Home) -> None:
+    first = register(campaign())
+    back = pivoted(pivoted(first, 9), 5)
+    assert (back.plan, back.row.iteration) == (first.plan, 3)
+    again = asked(back)
+    assert (again.answer, again.iteration, again.try_no) == (None, 3, 2)
+    assert register(campaign()).plan == back.plan
+
+
+def test_an_edited_spec_ends_the_following(home: Home) -> None:
+    pivoted(register(campaign()), 9)
+    register(campaign(args={"epochs": 77}))
+    assert register(campaign()).campaign.args == {"epochs": 5}
+
+
+def test_nobody_takes_the_lease_to_work_on_a_plan_that_was_replaced(home: Home) -> None:
+    first = register(campaign())
+    register(campaign(args={"epochs": 6}))
+    with pytest.raises(Fenced, match=f"plan {first.plan.plan_hash} was replaced"):
+        drive(first, own_identity())
 
 
 def test_a_pivot_by_hand_leaves_the_choice_to_the_spec(home: Home) -> None:

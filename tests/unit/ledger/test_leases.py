@@ -16,7 +16,13 @@ TTL = 30.0
 def take(book: Book, owner: str, *, alive: bool = True) -> int:
     with book.ledger.write() as connection:
         return acquire(
-            connection, book.row.id, owner=owner, now=book.ledger.clock(), ttl=TTL, alive=lambda _owner: alive
+            connection,
+            book.row.id,
+            owner=owner,
+            now=book.ledger.clock(),
+            ttl=TTL,
+            alive=lambda _owner: alive,
+            plan_hash=book.row.plan_hash,
         )
 
 

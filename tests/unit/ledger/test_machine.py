@@ -85,7 +85,13 @@ class LedgerMachine(RuleBasedStateMachine):
     def take_over(self, alive: bool) -> int:
         with self.book.ledger.write() as connection:
             self.fence = acquire(
-                connection, self.book.row.id, owner="me", now=self.now, ttl=30, alive=lambda _owner: alive
+                connection,
+                self.book.row.id,
+                owner="me",
+                now=self.now,
+                ttl=30,
+                alive=lambda _owner: alive,
+                plan_hash=self.book.row.plan_hash,
             )
         return self.fence
 

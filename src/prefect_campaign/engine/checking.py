@@ -1,0 +1,22 @@
+"""What can be wrong with a spec that its own fields do not show."""
+
+from prefect_campaign.model.errors import Refused
+from prefect_campaign.model.load import check_command
+from prefect_campaign.model.plan import Plan, make_plan
+from prefect_campaign.model.spec import Campaign
+
+
+def check_spec(campaign: Campaign) -> Plan:
+    """All that can be wrong with a spec before anything is made; returns its plan.
+
+    Raises:
+        Refused: one line that names the field.
+    """
+    plan = make_plan(campaign)
+    check_command(campaign)
+    if campaign.resources.gpus:
+        raise Refused(
+            f"resources.gpus: {campaign.resources.gpus} asked, but this release places experiments on processor "
+            "slots only; set it to 0 and limit policy.max_parallel instead"
+        )
+    return plan
