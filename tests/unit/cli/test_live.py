@@ -6,31 +6,20 @@ from typing import Any
 
 import pytest
 
-from prefect_campaign import Campaign, Objective, Sweep
 from prefect_campaign.cli import live
 from prefect_campaign.cli.live import Watcher
 from prefect_campaign.engine.process import own_identity
 from prefect_campaign.engine.setting import Setting, register
 from prefect_campaign.ledger import gates
 from prefect_campaign.ledger.gates import Waiting
-from prefect_campaign.ledger.location import Home
 from prefect_campaign.model.errors import Transient
 
 RUN = "11111111-2222-3333-4444-555555555555"
 
 
-@pytest.fixture
-def setting(home: Home, monkeypatch: pytest.MonkeyPatch) -> Setting:
+@pytest.fixture(autouse=True)
+def fast(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(live, "LOOK_SECONDS", 0.02)
-    return register(
-        Campaign(
-            name="demo",
-            command="true {lr}",
-            sweep=Sweep.grid(lr=[1, 2]),
-            objective=Objective(metric="acc"),
-            workdir="/tmp",
-        )
-    )
 
 
 def ask(setting: Setting, waiter: str, run: str | None = None) -> gates.Question:

@@ -3,7 +3,7 @@
 from typing import Any
 
 import pytest
-from unit.cli.test_approve import Api, asked, on_record, serve, setting  # noqa: F401 - fixtures
+from unit.gate_lab import Api, asked, on_record
 
 from prefect_campaign.cli.run import _reopen
 from prefect_campaign.engine.process import own_identity
@@ -17,14 +17,14 @@ from prefect_campaign.tasks.steps import end, enter_full
 from prefect_campaign.tasks.waiting import tend_gate
 
 
-async def test_a_question_that_nobody_waits_for_is_left_alone(setting: Setting) -> None:  # noqa: F811
+async def test_a_question_that_nobody_waits_for_is_left_alone(setting: Setting) -> None:
     await tend_gate(setting)
     asked(setting)
     await tend_gate(setting)
     assert on_record(setting) == (None, None)
 
 
-async def test_an_answered_run_is_woken(setting: Setting, serve: Any) -> None:  # noqa: F811
+async def test_an_answered_run_is_woken(setting: Setting, serve: Any) -> None:
     api: Api = serve("PAUSED")
     asked(setting, gates.SUSPENDED, api.url)
     await tend_gate(setting)
@@ -37,7 +37,7 @@ async def test_an_answered_run_is_woken(setting: Setting, serve: Any) -> None:  
     assert [form["run_input"]["answer"] for form in api.resumed] == ["KILL"]
 
 
-def test_a_form_that_does_not_validate_is_a_hold_with_the_reason(setting: Setting) -> None:  # noqa: F811
+def test_a_form_that_does_not_validate_is_a_hold_with_the_reason(setting: Setting) -> None:
     for form, reason in (
         (None, "resumed without an answer"),
         (GateForm(reason="not yet"), "not yet"),
@@ -55,7 +55,7 @@ def test_a_form_that_does_not_validate_is_a_hold_with_the_reason(setting: Settin
         assert str(found.reason).startswith(reason)
 
 
-def test_a_form_for_a_plan_that_was_replaced_ends_the_run(setting: Setting) -> None:  # noqa: F811
+def test_a_form_for_a_plan_that_was_replaced_ends_the_run(setting: Setting) -> None:
     one = asked(setting)
     setting.change(plan_hash="f" * 16)
     with pytest.raises(Refused, match="another plan or round took its place"):
@@ -63,7 +63,7 @@ def test_a_form_for_a_plan_that_was_replaced_ends_the_run(setting: Setting) -> N
     assert on_record(setting) == (None, None)
 
 
-def test_the_full_phase_opens_for_the_approved_plan_only(setting: Setting) -> None:  # noqa: F811
+def test_the_full_phase_opens_for_the_approved_plan_only(setting: Setting) -> None:
     one = asked(setting)
     with pytest.raises(Refused, match="no approval that still holds"):
         enter_full(setting, one)
@@ -80,12 +80,12 @@ def test_the_full_phase_opens_for_the_approved_plan_only(setting: Setting) -> No
         enter_full(setting, found)
 
 
-def test_the_reason_for_staying_open_is_on_record(setting: Setting) -> None:  # noqa: F811
+def test_the_reason_for_staying_open_is_on_record(setting: Setting) -> None:
     end(setting, CampaignStatus.OPEN, "2 of 3 are held")
     assert open_setting("demo").row.reason == "2 of 3 are held"
 
 
-def failed(setting: Setting) -> str:  # noqa: F811
+def failed(setting: Setting) -> str:
     exp_id = setting.views()[0].exp_id
     steps = [("planned", "ready"), ("ready", "launching"), ("launching", "failed")]
     with setting.ledger.write() as connection:
@@ -95,7 +95,7 @@ def failed(setting: Setting) -> str:  # noqa: F811
     return exp_id
 
 
-def test_running_failures_again_takes_the_question_back(setting: Setting) -> None:  # noqa: F811
+def test_running_failures_again_takes_the_question_back(setting: Setting) -> None:
     exp_id = failed(setting)
     asked(setting, gates.SUSPENDED)
     _reopen(setting, "ann")
@@ -103,7 +103,7 @@ def test_running_failures_again_takes_the_question_back(setting: Setting) -> Non
     assert on_record(setting)[0] == "HOLD"
 
 
-def test_failures_do_not_run_again_while_a_process_waits_for_the_answer(setting: Setting) -> None:  # noqa: F811
+def test_failures_do_not_run_again_while_a_process_waits_for_the_answer(setting: Setting) -> None:
     exp_id = failed(setting)
     asked(setting, own_identity())
     with pytest.raises(Driven, match="a process waits at its gate"):
