@@ -7,7 +7,7 @@ from typing import Any, Literal
 from prefect import runtime
 from prefect.flow_runs import apause_flow_run, asuspend_flow_run
 from prefect.input import RunInput
-from pydantic import Field
+from pydantic import Field, create_model
 
 from prefect_campaign.engine.pivot import changed_campaign, parse_changes
 from prefect_campaign.engine.setting import Setting
@@ -22,10 +22,13 @@ FOR_EVER = 10 * 365 * 24 * 3600
 """Seconds. Prefect wants a number, and fails the run when it is over."""
 
 
+Answer = Literal["HOLD", "CONTINUE", "PIVOT", "KILL"]
+
+
 class GateForm(RunInput):
     """The form in the UI's Resume dialog. Every default together means: hold, and ask again."""
 
-    answer: Literal["HOLD", "CONTINUE", "PIVOT", "KILL"] = Field(
+    answer: Answer = Field(
         default="HOLD",
         description="CONTINUE runs the full phase, PIVOT changes the plan, KILL ends this round. HOLD asks again.",
         json_schema_extra={"position": 0},
@@ -65,7 +68,7 @@ async def ask_until_answered(setting: Setting, *, shown: str, cost: dict[str, An
         if before:
             await close_run(before, "a later run took the gate over")
         crash_point("gate_asked")
-        form = GateForm.with_initial_data(description=shown)
+        form = _form(shown)
         try:
             if runtime.deployment.id:
                 # Typed for a fixed timeout, but None is Prefect's own word for: never.
@@ -100,6 +103,17 @@ async def _paused(setting: Setting, asked: Question, form: type[GateForm]) -> Ga
     finally:
         pausing.cancel()
         tending.cancel()
+
+
+def _form(shown: str) -> type[GateForm]:
+    """The form with the question above its first field.
+
+    Not by Prefect's own description above the form: beside a form of this length its UI leaves that no height at all.
+    In the description of a field the UI makes blanks of all line feeds, but not of carriage returns.
+    """
+    told = f"{shown}\n\n---\n\n{GateForm.model_fields['answer'].description}".replace("\n", "\r")
+    field = Field(default=HOLD, title="Your answer", description=told, json_schema_extra={"position": 0})
+    return create_model(GateForm.__name__, __base__=GateForm, answer=(Answer, field))
 
 
 def _ask(setting: Setting, shown: str, cost: dict[str, Any]) -> tuple[Question, Waiting | None]:

@@ -17,6 +17,8 @@ from prefect_campaign.results.text import DASH, clean, markdown, one_line
 
 FILE_NAME = "pilot_synthesis.md"
 COLUMNS = ("exp_id", "dimension", "dataset", "method", "primary metric", "baseline", "delta", "pass")
+COLUMNS_AT_GATE = ("exp_id", "primary metric", "baseline", "delta", "pass")
+"""What fits into the width of the gate's form; the id says the rest."""
 
 _MOST_ROWS = 60
 _MOST_ROWS_AT_GATE = 20
@@ -55,7 +57,7 @@ def synthesis_markdown(
     sections = [
         _title(campaign, plan, commit, dirty, iteration, round_),
         _overview(campaign, verdicts, decision),
-        _results(campaign, verdicts, _MOST_ROWS),
+        _results(campaign, verdicts, _MOST_ROWS, COLUMNS),
         _failures(verdicts),
         _recommendation(decision),
         _options(campaign, verdicts, decision, cost, dirty, iteration),
@@ -84,7 +86,7 @@ def gate_markdown(
     sections = [
         _title(campaign, plan, commit, dirty, iteration, round_),
         _overview(campaign, verdicts, decision),
-        _results(campaign, verdicts, _MOST_ROWS_AT_GATE),
+        _results(campaign, verdicts, _MOST_ROWS_AT_GATE, COLUMNS_AT_GATE),
         _recommendation(decision),
         _options(campaign, verdicts, decision, cost, dirty, iteration),
         _cost(campaign, cost),
@@ -141,7 +143,7 @@ def _best(campaign: Campaign, best: Row | None) -> str:
     return f"{value}, baseline {number(best.baseline)}, delta {number(best.delta, sign=True)}."
 
 
-def _results(campaign: Campaign, verdicts: Sequence[StageVerdict], most: int) -> str:
+def _results(campaign: Campaign, verdicts: Sequence[StageVerdict], most: int, columns: Sequence[str]) -> str:
     rows = [r for v in verdicts for r in v.rows]
     objective = campaign.objective
     note = f"Primary metric: {markdown(objective.metric)} ({objective.mode}). A delta above 0 is better."
@@ -156,7 +158,8 @@ def _results(campaign: Campaign, verdicts: Sequence[StageVerdict], most: int) ->
         note += "; `all_results.csv` has every result."
         lines = [_summary(g) for g in groups]
     head = [COLUMNS, ("---",) * 4 + ("---:",) * 3 + ("---",)]
-    table = "\n".join("| " + " | ".join(cells) + " |" for cells in (*head, *lines))
+    chosen = [COLUMNS.index(c) for c in columns]
+    table = "\n".join("| " + " | ".join(cells[i] for i in chosen) + " |" for cells in (*head, *lines))
     return f"## Results\n\n{note}\n\n{table}"
 
 

@@ -184,7 +184,7 @@ def test_the_gate_shows_at_most_twenty_rows_and_the_best_first():
     rows = table(text)[2:]
     assert len(rows) == 20
     assert "best 20 of 31" in text
-    assert rows[0][3] == "m29"
+    assert "m29" in rows[0][0]
     short = synthesis({"ours": 0.9, "tent": 0.8}, gate=True)
     assert len(table(short)) == 8
 
