@@ -34,10 +34,11 @@ lint: setup
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-# Unit and contract tests side by side; those with servers and crashes one after the other.
+# Side by side, but for those that share a Prefect server.
 test: lint
 	$(BIN)/pytest -n auto tests/unit tests/contract $(PYTEST_ARGS)
-	$(BIN)/pytest tests/crash tests/e2e $(PYTEST_ARGS)
+	$(BIN)/pytest -n 2 tests/crash $(PYTEST_ARGS)
+	$(BIN)/pytest tests/e2e $(PYTEST_ARGS)
 
 bench: setup
 	$(BIN)/python bench/throughput.py

@@ -16,7 +16,14 @@ from prefect_campaign.decide.iterate import after_pivot
 from prefect_campaign.decide.pilot import PilotDecision, decide_pilot
 from prefect_campaign.decide.verdicts import StageVerdict
 from prefect_campaign.engine.pivot import changed_campaign
-from prefect_campaign.engine.setting import Setting, outcome_of, refuse_if_driven, register, setting_of_run
+from prefect_campaign.engine.setting import (
+    Setting,
+    outcome_of,
+    refuse_if_awaited,
+    refuse_if_driven,
+    register,
+    setting_of_run,
+)
 from prefect_campaign.flows.review import cost_of, review
 from prefect_campaign.flows.stage import judge, over, stage
 from prefect_campaign.judge.review import to_markdown
@@ -65,7 +72,10 @@ async def campaign(spec: Spec, phase: Literal["pilot", "full"] = "pilot", new_ro
         refuse_if_driven(setting.row, setting.ledger.clock())
         return setting
 
-    return await _drive(await _patiently(take), phase)
+    setting = await _patiently(take)
+    with setting.ledger.read() as connection:
+        refuse_if_awaited(connection, setting.row)
+    return await _drive(setting, phase)
 
 
 async def _drive(setting: Setting, phase: str = PILOT) -> dict[str, Any]:

@@ -16,7 +16,7 @@ from prefect_campaign.ledger.gates import ANSWERS, HOLD, Question, Waiting
 from prefect_campaign.model.crash import crash_point
 from prefect_campaign.model.errors import Refused, Transient
 from prefect_campaign.model.states import CampaignStatus
-from prefect_campaign.tasks.waiting import UNREACHED, bind, close_run, tend_until_cancelled
+from prefect_campaign.tasks.waiting import UNREACHED, bind, close_run, tend_until_over
 
 FOR_EVER = 10 * 365 * 24 * 3600
 """Seconds. Prefect wants a number, and fails the run when it is over."""
@@ -86,20 +86,20 @@ async def ask_until_answered(setting: Setting, *, shown: str, cost: dict[str, An
 
 
 async def _paused(setting: Setting, asked: Question, form: type[GateForm]) -> GateForm:
-    """Pause until the form comes; meanwhile see that an answer in the ledger, or a cancellation, ends the pause."""
+    """Pause until the form comes; meanwhile see that an answer in the ledger, or a cancellation, ends the pause.
+
+    Raises:
+        Refused: there is nothing to wait for any more.
+    """
     pausing = asyncio.ensure_future(
         apause_flow_run(wait_for_input=form, key=asked.key, timeout=FOR_EVER, poll_interval=1)
     )
-    tending = asyncio.ensure_future(tend_until_cancelled(setting))
+    tending = asyncio.ensure_future(tend_until_over(setting))
     try:
         await asyncio.wait({pausing, tending}, return_when=asyncio.FIRST_COMPLETED)
         if pausing.done():
             return pausing.result()
-        tending.result()
-        raise Refused(
-            f"campaign {setting.row.name!r}: its flow run was cancelled at the gate; the question stays open: "
-            f"go on with `campaign resume {setting.row.name}`"
-        )
+        raise Refused(f"campaign {setting.row.name!r}: {tending.result()}")
     finally:
         pausing.cancel()
         tending.cancel()

@@ -15,7 +15,7 @@ from prefect.states import Crashed
 from sqlalchemy import Connection
 
 from prefect_campaign.engine.process import identity_alive, own_identity
-from prefect_campaign.engine.setting import Setting
+from prefect_campaign.engine.setting import Setting, open_setting
 from prefect_campaign.ledger import gates
 from prefect_campaign.ledger.gates import ANSWERS, Question, Waiting
 from prefect_campaign.model.errors import Driven, Transient
@@ -61,8 +61,8 @@ async def tend_gate(setting: Setting) -> None:
         await wake(who, asked, patience=0.0)
 
 
-async def tend_until_cancelled(setting: Setting) -> None:
-    """Tend the gate at which this run is paused; returns when somebody has cancelled the run."""
+async def tend_until_over(setting: Setting) -> str:
+    """Tend the gate at which this run is paused; returns why there is nothing to wait for any more."""
     context = FlowRunContext.get()
     while context and context.flow_run:
         await asyncio.sleep(TEND_SECONDS)
@@ -70,9 +70,13 @@ async def tend_until_cancelled(setting: Setting) -> None:
             async with get_client() as client:
                 state = (await client.read_flow_run(context.flow_run.id)).state
             if state and (state.is_final() or state.is_cancelling()):
-                return
+                again = f"go on with `campaign resume {setting.row.name}`"
+                return f"its flow run was cancelled at the gate; the question stays open: {again}"
+            row = open_setting(setting.row.name).row
+            if (row.id, row.plan_hash) != (setting.row.id, setting.row.plan_hash):
+                return f"plan {setting.row.plan_hash} is not asked about any more; another plan or round took its place"
             await tend_gate(setting)
-    await asyncio.Event().wait()
+    return "it is not run by Prefect"
 
 
 def can_wake(who: Waiting) -> bool:

@@ -8,14 +8,13 @@ from typing import Any
 
 from prefect_campaign.cli.live import Watcher
 from prefect_campaign.cli.server import ensure_server, refuse_silent
-from prefect_campaign.engine.process import identity_alive
-from prefect_campaign.engine.setting import Setting, open_setting, refuse_if_driven
+from prefect_campaign.engine.setting import Setting, open_setting, refuse_if_awaited, refuse_if_driven
 from prefect_campaign.ledger import campaigns, gates
 from prefect_campaign.ledger.experiments import reopen
 from prefect_campaign.ledger.gates import ANSWERS
 from prefect_campaign.ledger.location import Home
 from prefect_campaign.ledger.store import Ledger
-from prefect_campaign.model.errors import Driven, Refused
+from prefect_campaign.model.errors import Refused
 from prefect_campaign.model.spec import Campaign
 from prefect_campaign.model.states import CampaignStatus
 
@@ -112,10 +111,7 @@ def _reopen(setting: Setting, who: str) -> None:
         now = setting.ledger.clock()
         refuse_if_driven(row, now)
         asked = gates.question(connection, row.id, row.plan_hash)
-        if asked and asked.answer is None:
-            waiter = gates.waiting(connection, asked.id).waiter
-            if waiter not in (None, gates.SUSPENDED) and identity_alive(str(waiter)):
-                raise Driven(f"campaign {row.name!r}: a process waits at its gate ({waiter}); stop it first (Ctrl-C)")
+        refuse_if_awaited(connection, row)
         again = [v.exp_id for v in setting.views() if v.state in ("failed", "on_hold")]
         reopen(connection, row.id, again, now=now, who=who, why="asked for again by --retry-failed")
         if again and asked and asked.answer is None:

@@ -105,6 +105,23 @@ def refuse_if_driven(row: CampaignRow, now: float) -> None:
         )
 
 
+def refuse_if_awaited(connection: Connection, row: CampaignRow) -> None:
+    """Leave a campaign alone at whose gate a living process waits for the answer.
+
+    Raises:
+        Driven: it does, and it is another one than this.
+    """
+    asked = gates.question(connection, row.id, row.plan_hash)
+    if asked is None or asked.answer is not None:
+        return
+    waiter = gates.waiting(connection, asked.id).waiter
+    if waiter not in (None, gates.SUSPENDED, own_identity()) and identity_alive(str(waiter)):
+        raise Driven(
+            f"campaign {row.name!r}: another process waits at its gate ({waiter}); answer by "
+            f"`campaign approve {row.name}`, or stop it first (Ctrl-C)"
+        )
+
+
 def setting_of_run(flow_run_id: str) -> Setting | None:
     """The campaign for whose gate a flow run has asked before; None if it has not.
 

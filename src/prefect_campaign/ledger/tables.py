@@ -2,6 +2,7 @@
 
 from sqlalchemy import (
     JSON,
+    BigInteger,
     Boolean,
     Column,
     Float,
@@ -65,7 +66,7 @@ experiments = Table(
     Column("group", String(40), nullable=False),
     Column("method", Text),
     Column("dataset", Text),
-    Column("seed", Integer, nullable=False),
+    Column("seed", BigInteger, nullable=False),
     Column("params", JSON, nullable=False),
     Column("definition", String(16), nullable=False),
     Column("state", String(16), nullable=False),

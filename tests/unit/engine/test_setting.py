@@ -3,6 +3,7 @@
 import os
 import subprocess
 from collections.abc import Iterator
+from contextlib import nullcontext
 from typing import Any
 
 import pytest
@@ -10,7 +11,7 @@ import pytest
 from prefect_campaign import Campaign, Objective, Sweep
 from prefect_campaign.engine.pivot import changed_campaign
 from prefect_campaign.engine.process import identity_alive, identity_of, own_identity
-from prefect_campaign.engine.setting import Setting, open_setting, register, setting_of_run
+from prefect_campaign.engine.setting import Setting, open_setting, refuse_if_awaited, register, setting_of_run
 from prefect_campaign.ledger import campaigns, gates
 from prefect_campaign.ledger.gates import Waiting
 from prefect_campaign.ledger.location import Home
@@ -201,3 +202,13 @@ def test_a_suspended_run_of_an_earlier_round_stops(home: Home) -> None:
     register(campaign(), new_round=True)
     with pytest.raises(Refused, match="of round 2 while this run waited"):
         setting_of_run(RUN)
+
+
+def test_a_gate_at_which_a_living_process_waits_is_left_alone(home: Home, other: str) -> None:
+    setting = register(campaign())
+    one = asked(setting)
+    for waiter, refused in ((own_identity(), False), (other + "1", False), (other, True)):
+        with setting.ledger.write() as connection:
+            gates.bind_waiting(connection, one.id, Waiting(RUN, None, waiter))
+            with pytest.raises(Driven, match="waits at its gate") if refused else nullcontext():
+                refuse_if_awaited(connection, setting.row)

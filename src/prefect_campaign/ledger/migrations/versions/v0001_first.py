@@ -160,7 +160,7 @@ def upgrade() -> None:
         sa.Column("group", sa.String(length=40), nullable=False),
         sa.Column("method", sa.Text(), nullable=True),
         sa.Column("dataset", sa.Text(), nullable=True),
-        sa.Column("seed", sa.Integer(), nullable=False),
+        sa.Column("seed", sa.BigInteger(), nullable=False),
         sa.Column("params", sa.JSON(), nullable=False),
         sa.Column("definition", sa.String(length=16), nullable=False),
         sa.Column("state", sa.String(length=16), nullable=False),
