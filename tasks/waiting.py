@@ -2,6 +2,7 @@
 
 import asyncio
 import time
+from collections.abc import Callable
 from contextlib import suppress
 from uuid import UUID
 
@@ -84,13 +85,16 @@ def can_wake(who: Waiting) -> bool:
     return who.flow_run_id is not None and (who.waiter == gates.SUSPENDED or _lives(who))
 
 
-async def wake(who: Waiting, asked: Question, patience: float | None = None) -> bool:
+async def wake(
+    who: Waiting, asked: Question, patience: float | None = None, gone_on: Callable[[], bool] = lambda: False
+) -> bool:
     """Resume the flow run that waits, once the answer is in the ledger; False if it does not wait any more.
 
     Args:
         who: who waits.
         asked: the question with its answer; the run reads it from the ledger, the form only shows it.
         patience: seconds to wait for a run that has asked but not paused yet; default: `WAKE_SECONDS`.
+        gone_on: whether the run has found the answer by itself.
     """
     if who.flow_run_id is None:
         return False
@@ -100,6 +104,8 @@ async def wake(who: Waiting, asked: Question, patience: float | None = None) -> 
         with suppress(*UNREACHED), temporary_settings(updates={PREFECT_API_URL: who.api_url} if who.api_url else {}):
             async with get_client() as client:
                 state = (await client.read_flow_run(run_id)).state
+                if gone_on():
+                    return True
                 if state is None or state.is_final():
                     return False
                 if state.is_paused():

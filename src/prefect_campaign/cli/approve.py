@@ -100,7 +100,11 @@ def answer_gate(
 
     if not can_wake(waiting):
         return f"{done}; no flow run waits for it: go on with `campaign resume {name}`"
-    woken = asyncio.run(wake(waiting, asked))
+
+    def gone_on() -> bool:
+        return open_setting(name).row.status != CampaignStatus.AT_GATE
+
+    woken = asyncio.run(wake(waiting, asked, gone_on=gone_on))
     return done if woken else f"{done}; its flow run does not wait any more: `campaign resume {name}`"
 
 

@@ -1,6 +1,7 @@
 """Waking the flow run that waits at a gate, with a Prefect server that answers as told."""
 
 from types import SimpleNamespace
+from typing import Any
 from uuid import uuid4
 
 import pytest
@@ -43,9 +44,9 @@ def wake(monkeypatch: pytest.MonkeyPatch):
 
     monkeypatch.setattr(waiting.asyncio, "sleep", no_sleep)
 
-    async def call(server: Server, patience: float = 20.0) -> bool:
+    async def call(server: Server, patience: float = 20.0, **more: Any) -> bool:
         monkeypatch.setattr(waiting, "get_client", lambda: server)
-        return await waiting.wake(Waiting(str(uuid4()), None, SUSPENDED), ASKED, patience)
+        return await waiting.wake(Waiting(str(uuid4()), None, SUSPENDED), ASKED, patience, **more)
 
     return call
 
@@ -66,3 +67,9 @@ async def test_a_run_whose_form_is_not_there_yet_is_asked_again(wake) -> None:
 @pytest.mark.parametrize("states", [[Completed()], [Running()], [Paused(), Running()]])
 async def test_a_run_that_does_not_wait_is_not_woken(wake, states: list[State]) -> None:
     assert not await wake(Server(states, ["ABORT"]), patience=0.0)
+
+
+async def test_a_run_that_found_the_answer_by_itself_needs_no_waking(wake) -> None:
+    server = Server([Completed()], ["ABORT"])
+    assert await wake(server, gone_on=lambda: True)
+    assert not server.forms
