@@ -24,9 +24,9 @@ def spec(**changes: object) -> Callable[[World], list[str]]:
     return lambda world: ["run", str(world.spec(**changes))]
 
 
-def text(name: str, content: str) -> Callable[[World], list[str]]:
+def text(name: str, content: str | bytes) -> Callable[[World], list[str]]:
     def prepare(world: World) -> list[str]:
-        (world.folder / name).write_text(content)
+        (world.folder / name).write_bytes(content.encode() if isinstance(content, str) else content)
         return ["run", name]
 
     return prepare
@@ -56,10 +56,7 @@ BAD = {
     "missing file": Bad(lambda world: ["run", "nowhere.yaml"], ("nowhere.yaml", "no such file", "give the path")),
     "a folder": Bad(lambda world: ["run", str(world.folder)], ("cannot be read",)),
     "not YAML": Bad(text("broken.yaml", "name: a\nsweep: [1, 2\n"), ("broken.yaml:3:1", "not valid YAML")),
-    "not UTF-8": Bad(
-        lambda world: (world.folder / "bytes.yaml").write_bytes(b"name: \xff\xfe\n") and ["run", "bytes.yaml"],
-        ("bytes.yaml", "cannot be read"),
-    ),
+    "not UTF-8": Bad(text("bytes.yaml", b"name: \xff\xfe\n"), ("bytes.yaml", "cannot be read")),
     "empty file": Bad(text("empty.yaml", ""), ("empty.yaml", "a spec is a mapping")),
     "key twice": Bad(text("twice.yaml", "name: a\nname: b\n"), ("twice.yaml:2:1", "'name' is given twice")),
     "unknown field": Bad(spec(polcy={}), ("tiny.yaml", "polcy: unknown field", "'policy'")),

@@ -92,13 +92,13 @@ class World:
 
     def campaign(self, *argv: str | Path, code: int = 0, **env: str) -> Done:
         """Run `campaign ...` and see that it exits with `code`."""
-        done = self.run(BIN / "campaign", *argv, **env)
+        done = self.run(BIN / "campaign", *argv, timeout=PATIENCE, **env)
         assert done.code == code, f"campaign {' '.join(map(str, argv))}: exit {done.code}\n{done.out}\n{done.err}"
         return done
 
     def python(self, code: str, **env: str) -> Done:
         """Run Python code and see that it succeeds."""
-        done = self.run(sys.executable, "-c", code, **env)
+        done = self.run(sys.executable, "-c", code, timeout=PATIENCE, **env)
         assert done.code == 0, f"{code}\nexit {done.code}\n{done.out}\n{done.err}"
         return done
 
@@ -153,14 +153,17 @@ class World:
             except sqlite3.OperationalError:
                 return []  # the tables are not made yet
 
-    def attempts(self) -> list[tuple[str, int, str]]:
-        """(exp_id, attempt, state) of every attempt ever made, oldest first."""
-        rows = self.rows("SELECT exp_id, attempt, state FROM attempts ORDER BY id")
-        return [(r["exp_id"], r["attempt"], r["state"]) for r in rows]
+    def attempts(self, name: str | None = None) -> list[tuple[str, int, str]]:
+        """(exp_id, attempt, state) of every attempt ever made, oldest first; of one campaign or of all."""
+        return [(r["exp_id"], r["attempt"], r["state"]) for r in self._of("attempts", name)]
 
-    def gates(self) -> list[Json]:
-        """Every question ever asked, oldest first."""
-        return self.rows("SELECT * FROM approvals ORDER BY id")
+    def gates(self, name: str | None = None) -> list[Json]:
+        """Every question ever asked, oldest first; of one campaign or of all."""
+        return self._of("approvals", name)
+
+    def _of(self, table: str, name: str | None) -> list[Json]:
+        mine = "campaign_id IN (SELECT id FROM campaigns WHERE name = coalesce(?, name))"
+        return self.rows(f"SELECT * FROM {table} WHERE {mine} ORDER BY id", name)
 
     def row(self, name: str = "tiny") -> Json:
         """The newest round of a campaign."""
@@ -187,19 +190,57 @@ class World:
         """GET, or with a body POST, something of the Prefect API."""
         data = None if body is None else json.dumps(body).encode()
         request = urllib.request.Request(f"{self.api}{path}", data, {"Content-Type": "application/json"})
-        with urllib.request.urlopen(request, timeout=60) as reply:
-            text = reply.read()
+
+        def reply() -> list[bytes]:
+            try:
+                with urllib.request.urlopen(request, timeout=60) as answer:
+                    return [answer.read()]
+            except urllib.error.HTTPError as error:
+                if error.code != 503:
+                    raise
+                return []  # the server's database is busy just now; Prefect's own client asks again, too
+
+        (text,) = until(reply, f"{path} is answered", self.hint)
         return json.loads(text) if text else None
 
     def state(self, run_id: str) -> str:
         """Name of the state of a flow run, e.g. ``Paused``."""
         return str(self.prefect(f"/flow_runs/{run_id}")["state"]["name"])
 
-    def question(self, after: int = 0) -> Json:
+    def deployment(self, name: str) -> Json:
+        """The deployment ``flow/name``; empty if there is none."""
+        flow, _, own = name.partition("/")
+        body = {"flows": {"name": {"any_": [flow]}}, "deployments": {"name": {"any_": [own]}}}
+        found = self.prefect("/deployments/filter", body)
+        return found[0] if found else {}
+
+    def serves(self, name: str) -> bool:
+        """Whether somebody serves the deployment."""
+        return bool(self.deployment(name).get("status") == "READY")
+
+    def trigger(self, name: str, *params: str) -> str:
+        """Trigger a deployment by Prefect's own command; returns the id of the flow run."""
+        words = [word for param in params for word in ("--param", param)]
+        done = self.run(BIN / "prefect", "deployment", "run", name, *words)
+        assert done.code == 0, done.out + done.err
+        runs = self.prefect("/flow_runs/filter", {"sort": "EXPECTED_START_TIME_DESC", "limit": 20})
+        deployed = self.deployment(name)["id"]
+        return next(str(r["id"]) for r in runs if r["deployment_id"] == deployed)
+
+    def flow_processes(self, run_id: str) -> list[int]:
+        """Pids of the processes that Prefect started for this flow run."""
+        found = []
+        for process in psutil.process_iter():
+            with suppress(psutil.Error):
+                if process.environ().get("PREFECT__FLOW_RUN_ID", "").replace("-", "") == run_id.replace("-", ""):
+                    found.append(process.pid)
+        return found
+
+    def question(self, name: str | None = None, after: int = 0) -> Json:
         """Wait until a question newer than `after` is put, and its flow run waits for the answer."""
 
         def waiting() -> Json | None:
-            asked = [g for g in self.gates() if g["id"] > after and g["answer"] is None and g["flow_run_id"]]
+            asked = [g for g in self.gates(name) if g["id"] > after and g["answer"] is None and g["flow_run_id"]]
             there = bool(asked) and self.state(asked[-1]["flow_run_id"]) in ("Paused", "Suspended")
             return asked[-1] if there else None
 
@@ -218,13 +259,13 @@ class World:
             with suppress(ProcessLookupError):
                 os.killpg(process.pid, signal.SIGKILL)
             process.wait()
-        for process in psutil.process_iter():
+        for other in psutil.process_iter():
             with suppress(psutil.Error):
-                if process.environ().get("CAMPAIGN_HOME") == str(self.home) and process.pid != os.getpid():
-                    process.kill()
+                if other.environ().get("CAMPAIGN_HOME") == str(self.home) and other.pid != os.getpid():
+                    other.kill()
 
 
-def until(look: Callable[[], T], what: str, hint: Callable[[], str] = str, patience: float = PATIENCE) -> T:
+def until(look: Callable[[], T | None], what: str, hint: Callable[[], str] = str, patience: float = PATIENCE) -> T:
     """Wait until `look` returns something true, and return that."""
     deadline = time.monotonic() + patience
     while not (found := look()):
