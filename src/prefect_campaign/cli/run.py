@@ -28,7 +28,7 @@ def run_spec(spec: str | Campaign, *, approve: str, by: str, reason: str, new_ro
 
     choice = _choice(approve)
     campaign = load_campaign(spec)
-    _check(campaign)
+    _check(campaign, spec)
     home = Home.locate().ensure()
     Ledger.open(home).close()
     _quiet()
@@ -74,7 +74,7 @@ def run_here(campaign: Campaign, **options: Any) -> dict[str, Any]:
     from prefect_campaign.model.load import load_campaign
 
     anchored = load_campaign(campaign)
-    _check(anchored)
+    _check(anchored, campaign)
     home = Home.locate().ensure()
     url = ensure_server(home)
     choice = _choice(str(options.get("approve") or ""))
@@ -120,11 +120,11 @@ def _reopen(setting: Setting, who: str) -> None:
             campaigns.set_status(connection, row.id, now=now, who=who, status=CampaignStatus.OPEN)
 
 
-def _check(campaign: Campaign) -> None:
+def _check(campaign: Campaign, source: str | Campaign) -> None:
     """All that can be wrong with a spec and its surroundings, before anything is made."""
     from prefect_campaign.engine.checking import check_spec
 
-    check_spec(campaign)
+    check_spec(campaign, source)
     refuse_silent(os.environ.get("PREFECT_API_URL"))
 
 

@@ -49,7 +49,7 @@ def show_plan(spec: str) -> None:
     from prefect_campaign.model.template import fields_of
 
     campaign = load_campaign(spec)
-    plan = check_spec(campaign)
+    plan = check_spec(campaign, spec)
     table = Table(box=None, padding=(0, 2, 0, 0))
     for column in ("stage", "experiments", "first id"):
         table.add_column(column)

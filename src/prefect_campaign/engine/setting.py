@@ -70,7 +70,7 @@ def register(spec: str | dict[str, Any] | Campaign, *, new_round: bool = False, 
         Driven: another process is at work on the campaign.
     """
     campaign = load_campaign(spec)
-    plan = check_spec(campaign)
+    plan = check_spec(campaign, spec)
     home = Home.locate().ensure()
     ledger = Ledger.open(home)
     with ledger.write() as connection:
