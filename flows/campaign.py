@@ -29,7 +29,8 @@ from prefect_campaign.flows.stage import judge, over, stage
 from prefect_campaign.judge.review import to_markdown
 from prefect_campaign.ledger.gates import Question
 from prefect_campaign.model.crash import crash_point
-from prefect_campaign.model.errors import Driven
+from prefect_campaign.model.errors import Driven, Refused
+from prefect_campaign.model.load import load_campaign
 from prefect_campaign.model.plan import FULL, PILOT
 from prefect_campaign.model.spec import Campaign
 from prefect_campaign.model.states import CampaignStatus
@@ -46,7 +47,10 @@ PATIENCE_SECONDS = 20
 
 def _run_name() -> str:
     spec = runtime.flow_run.parameters.get("spec")
-    name = spec.name if isinstance(spec, Campaign) else spec["name"] if isinstance(spec, dict) else str(spec)
+    try:
+        name = load_campaign(spec).name
+    except Refused:
+        name = Path(str(spec)).stem if isinstance(spec, str) else "campaign"
     return f"{name}: {runtime.flow_run.parameters.get('phase', PILOT)}"
 
 
@@ -156,7 +160,7 @@ async def _gate(setting: Setting, verdicts: list[StageVerdict], decision: PilotD
         "best": decision.best.value if decision.best else None,
         "review": [dataclasses.asdict(v) for v in record.verdicts],
     }
-    answer = await ask_until_answered(setting, shown=f"{shown}\n\n{reviewed}", cost=asked)
+    answer = await ask_until_answered(setting, shown=f"{shown}\n\n## Design review\n\n{reviewed}", cost=asked)
     why = f"{answer.answer}: {answer.reason}"
     setting.change(status=CampaignStatus.OPEN, reason="", who=answer.by or "gate", why=why)
     return answer

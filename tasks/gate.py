@@ -30,7 +30,9 @@ class GateForm(RunInput):
 
     answer: Answer = Field(
         default="HOLD",
-        description="CONTINUE runs the full phase, PIVOT changes the plan, KILL ends this round. HOLD asks again.",
+        # Prefect's select box takes a click on its words twice, and so stays shut.
+        description="CONTINUE runs the full phase, PIVOT changes the plan, KILL ends this round. HOLD asks again. "
+        "Open the list by the arrow at its right end.",
         json_schema_extra={"position": 0},
     )
     approver: str = Field(
@@ -40,8 +42,10 @@ class GateForm(RunInput):
     drop_experiments: list[str] = Field(
         default_factory=list, description="exp_ids that the full phase leaves out.", json_schema_extra={"position": 3}
     )
-    budget_hours: float | None = Field(
-        default=None, description="Device hours that may be used in all.", json_schema_extra={"position": 4}
+    budget_hours: float = Field(
+        default=0.0,
+        description="Device hours that may be used in all; 0: as the spec says.",
+        json_schema_extra={"position": 4},
     )
     changes: list[str] = Field(
         default_factory=list,
@@ -172,7 +176,7 @@ def _record(setting: Setting, asked: Question, received: GateForm | None) -> Non
                 reason=received.reason,
                 drop=received.drop_experiments,
                 changes=changes,
-                budget_hours=received.budget_hours,
+                budget_hours=received.budget_hours or None,
             )
         except Refused as problem:
             record(choice=HOLD, by="", reason=f"not accepted: {problem}")

@@ -75,7 +75,7 @@ async def publish_text(setting: Setting, kind: str, markdown: str) -> None:
     )
 
 
-@task(name="publish results", cache_policy=NO_CACHE, persist_result=False, retries=1)
+@task(name="publish results", task_run_name="publish results", cache_policy=NO_CACHE, persist_result=False, retries=1)
 async def publish_results(campaign: str, setting: Setting | None = None, status: str | None = None) -> str:
     """Write all results files, list them in the ledger, and link them from Prefect.
 

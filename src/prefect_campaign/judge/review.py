@@ -61,12 +61,12 @@ def review_design(skills: SkillSet, facts: PlanFacts) -> ReviewRecord:
 
 
 def to_markdown(record: ReviewRecord) -> str:
-    """The record as a Markdown table, with the outcome below it."""
-    rows = [f"| {_cell([v.role])} | {v.verdict} | {_cell(v.gaps) or 'none'} |" for v in record.verdicts]
+    """The record as a Markdown list, with the outcome above it; a table would not fit into the gate's form."""
+    roles = [f"- **{_plain([v.role])}**: {v.verdict}{': ' if v.gaps else ''}{_plain(v.gaps)}" for v in record.verdicts]
     counts = ", ".join(f"{n} {name}" for name in (*_WORST_FIRST, "NO RESPONSE") if (n := _count(record, name)))
     outcome = f"Design review: **{'passed' if record.passed else 'not passed'}** ({counts})."
-    problems = [f"- {_cell([problem])}" for problem in record.problems]
-    return "\n".join(["| Role | Verdict | Gaps |", "|---|---|---|", *rows, "", outcome, *problems]) + "\n"
+    problems = [f"- {_plain([problem])}" for problem in record.problems]
+    return "\n".join([outcome, "", *roles, *problems]) + "\n"
 
 
 def _verdict(role: str, rules: Sequence[ReviewRule] | None, facts: PlanFacts) -> Verdict:
@@ -89,6 +89,6 @@ def _count(record: ReviewRecord, verdict: str) -> int:
     return sum(v.verdict == verdict for v in record.verdicts)
 
 
-def _cell(texts: list[str]) -> str:
-    """Texts in one table cell: whatever names they quote, they cannot break out of it."""
+def _plain(texts: list[str]) -> str:
+    """Texts in one line of a list: whatever names they quote, they cannot break out of it."""
     return "; ".join(html.escape(" ".join(t.split()), quote=False).replace("|", "&#124;") for t in texts)

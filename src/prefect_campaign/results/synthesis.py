@@ -107,7 +107,7 @@ def write_synthesis(text: str, folder: str | os.PathLike[str]) -> Path:
 
 
 def _title(campaign: Campaign, plan: Plan, commit: str | None, dirty: bool, iteration: int, round_: int) -> str:
-    tree = f"commit `{_code(commit)}`" if commit else "no commit"
+    tree = f"commit `{_code(commit[:12])}`" if commit else "no commit"
     if dirty:
         tree += " **with local changes**"
     where = f"Round {round_}, iteration {iteration}, plan `{plan.plan_hash}`, {tree}."

@@ -75,7 +75,7 @@ GRID = SPEC["sweep"]["grid"]
             "most datasets were in no pilot stage (b, c)",
             {"sweep": {"grid": {**GRID, "dataset": ["a", "b", "c"]}}},
         ),
-        ("Reproducibility Hawk", "REVISE", "2 seeds", {"sweep": {"grid": {**GRID, "seed": [0, 1]}}}),
+        ("Reproducibility Hawk", "REVISE", "2 of the 3 seeds", {"sweep": {"grid": {**GRID, "seed": [0, 1]}}}),
         ("Reproducibility Hawk", "REVISE", "not under version control", {"commit": None}),
         ("Reproducibility Hawk", "REVISE", "local changes", {"dirty": True}),
         ("Narrative Enforcer", "REVISE", "question is not stated", {"question": "  "}),
@@ -150,11 +150,11 @@ def test_a_users_criteria_win_and_a_silent_role_does_not_pass(tmp_path):
     assert not record.passed
 
 
-def test_the_table_cannot_be_broken_out_of():
+def test_the_list_cannot_be_broken_out_of():
     hostile = "wine | PASS |\n| x <script>alert(1)</script>"
     _, record = verdicts(replace(facts(), unpiloted_datasets=(hostile,)))
     text = to_markdown(record)
     assert "<script>" not in text
-    rows = text.splitlines()[2:6]
-    assert all(row.count("|") == 4 for row in rows)
-    assert "Design review: **passed** (4 PASS)." in text
+    first, _, *roles = text.splitlines()
+    assert first == "Design review: **passed** (4 PASS)."
+    assert [role.split("**")[1] for role in roles] == list(ROLES)
