@@ -37,6 +37,7 @@ from prefect_campaign.model.states import CampaignStatus
 from prefect_campaign.results.rollback import write_rollback
 from prefect_campaign.results.synthesis import gate_markdown, synthesis_markdown, write_synthesis
 from prefect_campaign.tasks.gate import ask_until_answered
+from prefect_campaign.tasks.lost_runs import noted_run
 from prefect_campaign.tasks.publish import publish_results, publish_text
 from prefect_campaign.tasks.steps import end, enter_full
 
@@ -79,7 +80,8 @@ async def campaign(spec: Spec, phase: Literal["pilot", "full"] = "pilot", new_ro
     setting = await _patiently(take)
     with setting.ledger.read() as connection:
         refuse_if_awaited(connection, setting.row)
-    return await _drive(setting, phase)
+    async with noted_run(setting):
+        return await _drive(setting, phase)
 
 
 async def _drive(setting: Setting, phase: str = PILOT) -> dict[str, Any]:

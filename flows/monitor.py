@@ -14,6 +14,7 @@ from prefect_campaign.model.errors import CampaignError, Driven, Fenced, Transie
 from prefect_campaign.model.states import CampaignStatus
 from prefect_campaign.tasks.experiment import AttemptFailed, current_dispatcher, experiment
 from prefect_campaign.tasks.finish import Finisher
+from prefect_campaign.tasks.lost_runs import close_lost_runs
 from prefect_campaign.tasks.machines import launcher_of
 from prefect_campaign.tasks.waiting import tend_gate
 
@@ -122,6 +123,7 @@ async def _follow_leftovers(setting: Setting) -> None:
 
 async def _tick(setting: Setting) -> str:
     """Reconcile one round once: adopt what runs, record what ended, and start what can start unless it is closed."""
+    await close_lost_runs(setting)
     stage = setting.row.stage if setting.row.status == CampaignStatus.OPEN else None
     if stage is None:
         await tend_gate(setting)

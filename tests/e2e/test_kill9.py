@@ -141,6 +141,7 @@ def test_resume_records_what_ended_unseen(world: World) -> None:
 
 def test_the_scheduled_monitor_goes_on_while_no_flow_lives(world: World) -> None:
     killed_while_two_run(world)
+    (lost,) = world.rows("SELECT * FROM flow_runs")
     world.start("up", "--monitor-every", "5")
     let_go(world)
     # It records the two that ended, starts the third and the second attempt, and records these as well.
@@ -150,7 +151,13 @@ def test_the_scheduled_monitor_goes_on_while_no_flow_lives(world: World) -> None
     assert trained == Counter(f"{word} {exp_id} a1" for word in ("start", "end") for exp_id in PILOTS) + Counter(
         [f"start {FAILS} a2", f"end {FAILS} a2"]
     )
-    # It judges nothing and opens nothing: that is the flow's, and at the gate a person's.
+    # What was killed does not stay Running in the UI for ever: the campaign's flow, and all that ran inside it.
+    assert world.prefect(f"/flow_runs/{lost['flow_run_id']}")["state"]["name"] == "Crashed"
+    inside = world.inside(lost["flow_run_id"])
+    assert Counter(inside) >= Counter([("tiny: minimal", "Crashed")] * 2 + [(p, "Crashed") for p in PILOTS[:2]])
+    assert {state for _, state in inside} <= {"Crashed", "Completed"}
+    assert world.rows("SELECT * FROM flow_runs") == []
+    # The monitor judges nothing and opens nothing: that is the flow's, and at the gate a person's.
     assert world.states("full") == ["planned"] * 3
     assert world.gates() == []
 

@@ -207,6 +207,14 @@ class World:
         """Name of the state of a flow run, e.g. ``Paused``."""
         return str(self.prefect(f"/flow_runs/{run_id}")["state"]["name"])
 
+    def inside(self, run_id: str) -> list[tuple[str, str]]:
+        """Name and state of every flow and task run inside a flow run, however deep."""
+        its_own: Json = {"flow_runs": {"id": {"any_": [run_id]}}}
+        found = [(t["name"], t["state"]["name"]) for t in self.prefect("/task_runs/filter", its_own)]
+        for run in self.prefect("/flow_runs/filter", {"flow_runs": {"parent_flow_run_id": {"any_": [run_id]}}}):
+            found += [(run["name"], run["state"]["name"]), *self.inside(run["id"])]
+        return found
+
     def deployment(self, name: str) -> Json:
         """The deployment ``flow/name``; empty if there is none."""
         flow, _, own = name.partition("/")

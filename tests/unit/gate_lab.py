@@ -3,6 +3,7 @@
 import json
 import threading
 from collections.abc import Iterator
+from datetime import UTC, datetime
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from typing import Any
 
@@ -55,6 +56,8 @@ class Api(HTTPServer):
     def __init__(self, state: str, broken: bool = False) -> None:
         self.state, self.broken = state, broken
         self.resumed: list[Any] = []
+        self.closed: list[str] = []
+        self.since = datetime.now(UTC)
         self.rejections = 0
         super().__init__(("127.0.0.1", 0), Handler)
 
@@ -67,11 +70,19 @@ class Handler(BaseHTTPRequestHandler):
     server: Api
 
     def do_GET(self) -> None:
-        state = {"type": self.server.state, "name": self.server.state.title()}
+        since = self.server.since.isoformat()
+        state = {"type": self.server.state, "name": self.server.state.title(), "timestamp": since}
         self._reply({"id": RUN, "flow_id": RUN, "name": "x", "state": state, "state_type": self.server.state})
 
     def do_POST(self) -> None:
         body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
+        if self.path.endswith("/filter"):
+            self._reply([])
+            return
+        if self.path.endswith("/set_state"):
+            self.server.closed.append(json.loads(body)["state"]["type"])
+            self._reply({"status": "ACCEPT", "details": {"type": "accept_details"}, "state": None})
+            return
         self.server.resumed.append(json.loads(body or b"{}"))
         if self.server.rejections:
             self.server.rejections -= 1
@@ -80,8 +91,9 @@ class Handler(BaseHTTPRequestHandler):
             return
         self._reply({"status": "ACCEPT", "details": {"type": "accept_details"}, "state": None})
 
-    def _reply(self, document: dict[str, Any]) -> None:
-        refused = 403 if self.server.broken else 404 if "csrf" in self.path else 200
+    def _reply(self, document: Any) -> None:
+        missing = "csrf" in self.path or self.server.state == "MISSING"
+        refused = 403 if self.server.broken else 404 if missing else 200
         self.send_response(refused)
         self.end_headers()
         self.wfile.write(json.dumps(document).encode())

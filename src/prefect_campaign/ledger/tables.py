@@ -205,6 +205,15 @@ approvals = Table(
     UniqueConstraint("campaign_id", "plan_hash", "try_no"),
 )
 
+flow_runs = Table(
+    "flow_runs",
+    metadata,
+    Column("flow_run_id", String(40), primary_key=True),
+    Column("campaign_id", ForeignKey("campaigns.id"), nullable=False),
+    Column("process", Text, nullable=False),
+    Column("since", Float, nullable=False),
+)
+
 artifacts = Table(
     "artifacts",
     metadata,

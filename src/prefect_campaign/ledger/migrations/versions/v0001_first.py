@@ -191,6 +191,18 @@ def upgrade() -> None:
     )
     op.create_index("ix_experiments_campaign_state", "experiments", ["campaign_id", "state"], unique=False)
     op.create_table(
+        "flow_runs",
+        sa.Column("flow_run_id", sa.String(length=40), nullable=False),
+        sa.Column("campaign_id", sa.Integer(), nullable=False),
+        sa.Column("process", sa.Text(), nullable=False),
+        sa.Column("since", sa.Float(), nullable=False),
+        sa.ForeignKeyConstraint(
+            ["campaign_id"],
+            ["campaigns.id"],
+        ),
+        sa.PrimaryKeyConstraint("flow_run_id"),
+    )
+    op.create_table(
         "leases",
         sa.Column("id", sa.Integer(), nullable=False),
         sa.Column("host", sa.Text(), nullable=False),
