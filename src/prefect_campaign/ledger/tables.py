@@ -208,7 +208,8 @@ approvals = Table(
 flow_runs = Table(
     "flow_runs",
     metadata,
-    Column("flow_run_id", String(40), primary_key=True),
+    Column("id", Integer, primary_key=True),
+    Column("flow_run_id", String(40), nullable=False, unique=True),
     Column("campaign_id", ForeignKey("campaigns.id"), nullable=False),
     Column("process", Text, nullable=False),
     Column("since", Float, nullable=False),

@@ -192,6 +192,7 @@ def upgrade() -> None:
     op.create_index("ix_experiments_campaign_state", "experiments", ["campaign_id", "state"], unique=False)
     op.create_table(
         "flow_runs",
+        sa.Column("id", sa.Integer(), nullable=False),
         sa.Column("flow_run_id", sa.String(length=40), nullable=False),
         sa.Column("campaign_id", sa.Integer(), nullable=False),
         sa.Column("process", sa.Text(), nullable=False),
@@ -200,7 +201,8 @@ def upgrade() -> None:
             ["campaign_id"],
             ["campaigns.id"],
         ),
-        sa.PrimaryKeyConstraint("flow_run_id"),
+        sa.PrimaryKeyConstraint("id"),
+        sa.UniqueConstraint("flow_run_id"),
     )
     op.create_table(
         "leases",
