@@ -60,7 +60,8 @@ def first_spec(
 
 def spec_from(stored: dict[str, Any]) -> AttemptSpec:
     """An attempt spec as it was stored in the ledger."""
-    return AttemptSpec(**{**stored, "argv": tuple(stored["argv"]), "changes": tuple(stored["changes"])})
+    tuples = {name: tuple(stored[name]) for name in ("argv", "changes", "gpus")}
+    return AttemptSpec(**{**stored, **tuples})
 
 
 def _params(campaign: Campaign, view: ExperimentView, history: list[ExperimentView]) -> dict[str, Scalar]:

@@ -25,6 +25,7 @@ from prefect_campaign.launch.script import CLAIM_NAME, RECORD_NAME, SCRIPT_NAME,
 from prefect_campaign.launch.tree import open_pidfd, stop_tree
 from prefect_campaign.model.crash import crash_point
 from prefect_campaign.model.errors import Refused, Transient, Unknown
+from prefect_campaign.model.devices import HostView
 from prefect_campaign.model.records import AttemptSpec, Handle, Observation
 
 _PASSING = frozenset(
@@ -63,6 +64,10 @@ class LocalLauncher:
     def __init__(self, slots: int | None = None) -> None:
         self.slots = slots or len(os.sched_getaffinity(0))
         self._followed: dict[str, _Followed] = {}
+
+    async def look(self) -> list[HostView]:
+        """This machine."""
+        return [HostView(host_name(), self.slots)]
 
     async def submit(self, spec: AttemptSpec) -> Handle:
         """Start `job.sh` in a session of its own; it lives on when this process dies.

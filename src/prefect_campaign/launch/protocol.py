@@ -4,6 +4,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Protocol
 
+from prefect_campaign.model.devices import HostView
 from prefect_campaign.model.records import AttemptSpec, Handle, Observation
 
 
@@ -16,7 +17,14 @@ class Launcher(Protocol):
 
     name: str
     slots: int
-    """How many jobs may run at once."""
+    """How many jobs without GPUs may run at once."""
+
+    async def look(self) -> list[HostView]:
+        """Its hosts with their GPUs and who uses them, as they are now.
+
+        A host or a GPU that cannot be read is in it with its `problem`; the others are not held up by it.
+        """
+        ...
 
     async def submit(self, spec: AttemptSpec) -> Handle:
         """Start the attempt once.

@@ -21,6 +21,12 @@ class AttemptSpec:
     run_dir: str
     params: "dict[str, Scalar]"
     seed: int
+    host: str = ""
+    """Where it runs; empty: wherever its launcher puts it."""
+    gpus: tuple[str, ...] = ()
+    """UUIDs of the GPUs that are leased for it; it sees these and no others."""
+    vram_mb: int | None = None
+    """Memory on each of them that is leased for it, in MiB; None: the whole GPU."""
     time_minutes: float | None = None
     comparable: bool = True
     """False once a fix changed what the experiment measures."""

@@ -103,10 +103,14 @@ class Stage(Model):
 
 
 class Resources(Model):
-    """What one experiment needs. Today every experiment takes one slot of the machine."""
+    """What one experiment needs."""
 
-    gpus: int = Field(default=0, ge=0, le=64)
-    vram_mb: int | Literal["auto"] = "auto"
+    gpus: int = Field(
+        default=0, ge=0, le=64, description="All on one host. 0: it takes a processor slot and sees no GPU."
+    )
+    vram_mb: int | Literal["auto"] = Field(
+        default="auto", description="MiB per GPU; auto: measured by earlier runs, else a whole GPU."
+    )
     cpus: int = Field(default=1, ge=1, le=4096)
     memory_mb: int | None = Field(default=None, ge=1)
     time_minutes: float | None = Field(default=None, gt=0, description="An attempt that runs longer is stopped.")
@@ -121,6 +125,19 @@ class Budget(Model):
     currency: str = "USD"
 
 
+class GpuPolicy(Model):
+    """Which GPUs may be used, and how."""
+
+    share: bool = Field(default=False, description="Several experiments on one GPU, if their memory fits.")
+    reserve: list[str | int] = Field(
+        default_factory=list, description="Never used: index, host:index or UUID of a GPU.", examples=[["0", "h1:3"]]
+    )
+    keep_free: int = Field(default=0, ge=0, description="GPUs of every host that are left to people.")
+    avoid: list[str] = Field(
+        default_factory=list, description="Never used: a host, host:index, or a model's name with * and ?."
+    )
+
+
 class Policy(Model):
     """How to react, and when to stop."""
 
@@ -131,6 +148,7 @@ class Policy(Model):
     max_parallel: int | None = Field(default=None, ge=1, description="Slots; default: CPU cores / cpus.")
     max_experiments: int = Field(default=1000, ge=1)
     budget: Budget = Budget()
+    gpus: GpuPolicy = GpuPolicy()
     early_stop_threshold: float = Field(default=0.5, ge=0, description="Points (1/100) below the best baseline.")
     hang_minutes: float = Field(default=30.0, gt=0)
     on_non_finite: Literal["stop", "continue"] = Field(

@@ -1,0 +1,71 @@
+"""What a host has: its GPUs as a driver reports them, who uses them, and how many processor slots there are.
+
+All memory is in MiB, as NVML and ``nvidia-smi`` count it.
+"""
+
+from dataclasses import dataclass, field
+
+
+@dataclass(frozen=True)
+class GpuProcess:
+    """A process that has memory on a GPU."""
+
+    pid: int
+    used_mb: int | None
+    """None where the driver does not tell, for example inside a container."""
+    user: str = "?"
+    command: str = "?"
+    graphics: bool = False
+    """Whether it only draws (a display server); such a process does not make a GPU busy."""
+    run_dir: str | None = None
+    """``CAMPAIGN_RUN_DIR`` in its environment, if it has one that can be read: an attempt of ours."""
+
+
+@dataclass(frozen=True)
+class Gpu:
+    """One GPU at one moment."""
+
+    uuid: str
+    index: int
+    """Its number in PCI order on its host; it may change when a GPU is lost, the UUID never does."""
+    name: str = "?"
+    total_mb: int = 0
+    used_mb: int = 0
+    utilisation: int | None = None
+    """Percent."""
+    temperature: int | None = None
+    """Degrees Celsius."""
+    ecc_errors: int | None = None
+    """Uncorrected errors since the driver was loaded; None without ECC."""
+    mig: bool = False
+    processes: tuple[GpuProcess, ...] = ()
+    problem: str = ""
+    """Why it must not be used, one line for people; empty if it can be. A GPU that cannot be read is not free."""
+
+    @property
+    def free_mb(self) -> int:
+        """Memory that nobody has allocated."""
+        return max(0, self.total_mb - self.used_mb)
+
+
+@dataclass(frozen=True)
+class HostView:
+    """One host at one moment."""
+
+    host: str
+    slots: int
+    """How many experiments without GPUs may run at once."""
+    gpus: tuple[Gpu, ...] = ()
+    """In PCI order; empty on a machine without any, which is fine."""
+    problem: str = ""
+    """Why nothing can be placed there now: unreachable, or its driver does not answer."""
+    factor: float = 1.0
+    """How long an experiment takes here / on the reference host."""
+    driver: str = ""
+    cuda: str = ""
+    reserve: frozenset[str] = field(default_factory=frozenset)
+    """Indices or UUIDs (as text) that the host keeps for development."""
+    keep_free: int = 0
+    """How many of its usable GPUs are always left free for people."""
+    seen_at: float = 0.0
+    """Seconds since the epoch."""
