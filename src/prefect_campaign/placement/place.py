@@ -1,0 +1,180 @@
+"""Who runs where: demands x hosts x leases -> assignments, as a pure function.
+
+An empty GPU is taken before one with somebody else's processes, the least loaded host before the others, the faster
+one among equals. With `Rules.share` and more demands than GPUs, the fullest GPU that still fits is taken first.
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
+
+from prefect_campaign.model.devices import HostView
+from prefect_campaign.placement.demand import Assignment, Demand, Held, Placement, Rules
+from prefect_campaign.placement.reasons import Reasons, Shape, summary
+from prefect_campaign.placement.reserve import Kept, keep
+from prefect_campaign.placement.room import GpuRoom, HostRoom, needed_mb, rooms
+
+AGE_SECONDS = 3600.0
+"""Who began to wait in an earlier span of this length goes first; within one, wide and long ones go first."""
+NOTHING_MORE: Mapping[tuple[str, str], int] = MappingProxyType({})
+
+
+def place(
+    demands: Sequence[Demand],
+    hosts: Sequence[HostView],
+    held: Sequence[Held],
+    rules: Rules,
+    now: float,
+    extra: Mapping[tuple[str, str], int] = NOTHING_MORE,
+) -> Placement:
+    """Give devices to as many demands as the rules allow.
+
+    Order: by age (`AGE_SECONDS`), then the widest, then the longest (by powers of two), then as given. GPUs are kept
+    for the first that has to wait, so that none is passed over for ever; who cannot run at all keeps none.
+
+    Args:
+        demands: who wants to start, most wanted first; of two with one id the first counts.
+        hosts: what is seen now.
+        held: all leases, also those of other campaigns.
+        rules: what this campaign may use.
+        now: seconds since the epoch.
+        extra: (host, UUID) -> MiB that other people's processes have shown beyond what they use now.
+
+    Raises:
+        Refused: two hosts have the same name.
+    """
+    left = rooms(hosts, held, rules, extra)
+    due: list[Demand] = []
+    later: dict[str, Demand] = {}
+    known: set[str] = set()
+    for demand in demands:
+        if demand.exp_id in known:
+            continue
+        known.add(demand.exp_id)
+        if demand.not_before > now:
+            later[demand.exp_id] = demand
+        else:
+            due.append(demand)
+    due.sort(key=_rank)
+    assignments, waiting, kept = _assign(due, left, now)
+    if not waiting and not later:
+        return Placement(tuple(assignments), {}, "")
+    shapes: dict[str, Shape] = {}
+    cache: dict[tuple[object, ...], Shape] = {}
+    for demand in waiting:
+        key = (demand.gpus, demand.vram_mb, demand.avoid)
+        shape = cache.get(key)
+        if shape is None:
+            shape = cache[key] = Shape(demand, left)
+        shape.count += 1
+        shapes[demand.exp_id] = shape
+    never = frozenset(exp_id for exp_id, shape in shapes.items() if shape.never)
+    reasons = Reasons(shapes, later, left, kept, now)
+    return Placement(tuple(assignments), reasons, summary(list(cache.values()), len(later), left), never)
+
+
+def _rank(demand: Demand) -> tuple[float, int, int]:
+    """Sorts demands by how soon they are looked at; nearly equal durations count as equal."""
+    length = 0 if demand.seconds is None else math.frexp(demand.seconds)[1]
+    return (demand.waiting_since // AGE_SECONDS, -demand.gpus, -length)
+
+
+def _assign(
+    due: Sequence[Demand], left: Sequence[HostRoom], now: float
+) -> tuple[list[Assignment], list[Demand], Kept | None]:
+    """Whoever fits, in that order; who waits; and what is kept for the first of those."""
+    found: list[Assignment] = []
+    waiting: list[Demand] = []
+    kept: Kept | None = None
+    slots = _Slots(left)
+    packed = sum(d.gpus for d in due) > sum(not g.leases for host in left for g in host.gpus)
+    for demand in due:
+        if not demand.gpus:
+            host_and_slot = slots.take(demand)
+            if host_and_slot is None:
+                waiting.append(demand)
+            else:
+                found.append(Assignment(demand.exp_id, host_and_slot[0], (host_and_slot[1],)))
+            continue
+        choice = _seek(demand, left, kept, packed, now)
+        if choice is None:
+            waiting.append(demand)
+            if kept is None:
+                kept = keep(left, demand, now)
+            continue
+        host, gpus = choice
+        if kept is not None and kept.host is host:
+            kept.take(gpus, demand, now)
+        host.take(demand, gpus, now)
+        found.append(Assignment(demand.exp_id, host.name, tuple(g.uuid for g in gpus)))
+    return found, waiting, kept
+
+
+def _seek(
+    demand: Demand, left: Sequence[HostRoom], kept: Kept | None, packed: bool, now: float
+) -> tuple[HostRoom, list[GpuRoom]] | None:
+    """The best host that has all its GPUs, and which."""
+    width, need = demand.gpus, needed_mb(demand.vram_mb)
+    fitting = [h for h in left if len(h.most_free) >= width and h.most_free[width - 1] >= need]
+    if len(fitting) > 1:
+        fitting.sort(key=lambda h: (h.load, h.factor))
+    best: tuple[int, HostRoom, list[GpuRoom]] | None = None
+    for host in fitting:
+        gpus = _on(host, demand, need, kept if kept is not None and kept.host is host else None, packed, now)
+        if gpus is None:
+            continue
+        foreign = sum(g.foreign for g in gpus) if host.foreign else 0
+        if not foreign:
+            return host, gpus
+        if best is None or foreign < best[0]:
+            best = (foreign, host, gpus)
+    return best[1:] if best else None
+
+
+def _on(host: HostRoom, demand: Demand, need: int, kept: Kept | None, packed: bool, now: float) -> list[GpuRoom] | None:
+    """Its GPUs on that host, in the order of their index; None if there are too few."""
+    whole, share, width = demand.vram_mb is None, host.share, demand.gpus
+    gpus = [g for g in host.gpus if g.takes(need, whole, share)]
+    if demand.avoid:
+        gpus = [g for g in gpus if demand.avoid.isdisjoint(((host.name, g.uuid), (host.name, "*")))]
+    if kept is not None:
+        gpus = [g for g in gpus if kept.allows(g, demand, now)]
+    if len(gpus) < width:
+        return None
+    if packed and share:
+        gpus.sort(key=lambda g: (g.foreign, g.free))
+    else:
+        gpus.sort(key=lambda g: (g.foreign, g.leases, g.total))
+    if host.keep:
+        may_open = host.may_open
+        empty = [g for g in gpus if not g.leases]
+        surplus = {g.uuid for g in empty[max(may_open, 0) :]}
+        gpus = [g for g in gpus if g.uuid not in surplus]
+        if len(gpus) < width:
+            return None
+    return sorted(gpus[:width], key=lambda g: g.index)
+
+
+class _Slots:
+    """Free slots of the hosts, from the least loaded host."""
+
+    def __init__(self, left: Sequence[HostRoom]) -> None:
+        self._hosts = [h for h in left if not h.problem and h.slots > h.slots_taken]
+
+    def take(self, demand: Demand) -> tuple[str, str] | None:
+        """(host, slot) for it; None if no host has a slot that it may get."""
+        if not self._hosts:
+            return None
+        hosts = self._hosts
+        if len(hosts) > 1:
+            hosts = sorted(hosts, key=lambda h: (h.slots_taken / h.slots, h.factor))
+        for host in hosts:
+            if demand.avoid and (host.name, "*") in demand.avoid:
+                continue
+            slot = host.slot(demand.avoid)
+            if slot is None:
+                continue
+            if host.slots_taken == host.slots:
+                self._hosts.remove(host)
+            return host.name, slot
+        return None

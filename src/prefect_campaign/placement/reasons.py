@@ -1,0 +1,171 @@
+"""Why experiments wait, for people: host by host, with numbers. Worked out only when somebody reads it."""
+
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+
+from prefect_campaign.placement.demand import Demand
+from prefect_campaign.placement.reserve import Kept
+from prefect_campaign.placement.room import HostRoom, count_of, needed_mb
+
+MOST_HOSTS = 8
+MOST_SHAPES = 3
+
+
+class Shape:
+    """Demands that wait and want the same; one explanation serves all of them."""
+
+    def __init__(self, demand: Demand, left: Sequence[HostRoom]) -> None:
+        self.demand = demand
+        self.count = 0
+        self.need = needed_mb(demand.vram_mb)
+        self.never = bool(left) and not any(h.could_ever(demand.gpus, self.need) for h in left)
+        self.text = ""
+
+    @property
+    def wish(self) -> str:
+        """What it needs, in words."""
+        if not self.demand.gpus:
+            return "a free slot"
+        if self.demand.vram_mb is None:
+            return count_of(self.demand.gpus, "whole GPU")
+        return f"{count_of(self.demand.gpus, 'GPU')} with {gb(self.need)} free"
+
+
+class Reasons(Mapping[str, str]):
+    """exp_id -> why it waits, or why it can never run."""
+
+    def __init__(
+        self,
+        shapes: Mapping[str, Shape],
+        later: Mapping[str, Demand],
+        left: Sequence[HostRoom],
+        kept: Kept | None,
+        now: float,
+    ) -> None:
+        self._shapes = shapes
+        self._later = later
+        self._left = left
+        self._kept = kept
+        self._now = now
+
+    def __getitem__(self, exp_id: str) -> str:
+        shape = self._shapes.get(exp_id)
+        if shape is None:
+            return f"waits: its retry may start in {self._later[exp_id].not_before - self._now:.0f} s"
+        if not shape.text:
+            shape.text = _never(shape, self._left) if shape.never else _waits(shape, self._left, self._kept)
+        if self._kept is not None and exp_id == self._kept.demand.exp_id:
+            return f"{shape.text}; GPUs of {self._kept.host.name} are kept for it"
+        return shape.text
+
+    def __iter__(self) -> Iterator[str]:
+        yield from self._shapes
+        yield from self._later
+
+    def __len__(self) -> int:
+        return len(self._shapes) + len(self._later)
+
+
+def summary(shapes: Sequence[Shape], later: int, left: Sequence[HostRoom]) -> str:
+    """One line about all that wait."""
+    waiting = [s for s in shapes if not s.never]
+    never = sum(s.count for s in shapes if s.never)
+    total = sum(s.count for s in shapes) + later
+    counts: Counter[str] = Counter()
+    for shape in waiting:
+        counts[_brief(shape, left)] += shape.count
+    parts = [f"{count} for {wish}" for wish, count in counts.most_common(MOST_SHAPES)]
+    if len(counts) > MOST_SHAPES:
+        parts.append(f"{sum(counts.values()) - sum(c for _, c in counts.most_common(MOST_SHAPES))} for other GPUs")
+    if later:
+        parts.append(f"{later} for the back-off of a retry")
+    if never:
+        parts.append(f"{never} can never run")
+    return f"{total} wait: " + ", ".join(parts) if parts else ""
+
+
+def gb(mib: int) -> str:
+    """MiB as GB for people, one decimal at most."""
+    return f"{mib / 1024:.1f}".removesuffix(".0") + " GB"
+
+
+def _brief(shape: Shape, left: Sequence[HostRoom]) -> str:
+    if shape.demand.gpus:
+        return shape.wish
+    slots, taken = sum(h.slots for h in left), sum(h.slots_taken for h in left)
+    return f"a free slot ({slots} in all, {taken} leased)"
+
+
+def _waits(shape: Shape, left: Sequence[HostRoom], kept: Kept | None) -> str:
+    if not left:
+        return f"waits: needs {shape.wish}; no host is known"
+    told = [f"{h.name}: {_on(shape, h, kept)}" for h in left[:MOST_HOSTS]]
+    if len(left) > MOST_HOSTS:
+        told.append(f"and {len(left) - MOST_HOSTS} more hosts")
+    return f"waits: needs {shape.wish}; " + "; ".join(told)
+
+
+def _on(shape: Shape, host: HostRoom, kept: Kept | None) -> str:
+    """What the host has for it now."""
+    demand = shape.demand
+    if host.problem:
+        return host.problem
+    if (host.name, "*") in demand.avoid:
+        return "not for this experiment"
+    if not demand.gpus:
+        return f"all {count_of(host.slots, 'slot')} leased" if host.slots else "no slots"
+    whole = demand.vram_mb is None
+    why: Counter[str] = Counter()
+    fit = empty = 0
+    for gpu in host.gpus:
+        if (host.name, gpu.uuid) in demand.avoid:
+            why["not for this experiment"] += 1
+        elif gpu.takes(shape.need, whole, host.share):
+            fit += 1
+            empty += not gpu.leases
+        elif gpu.leases and (whole or not host.share or gpu.exclusive):
+            why["leased"] += 1
+        elif gpu.free < shape.need:
+            why[f"with less than {gb(shape.need)} free"] += 1
+        else:
+            why["used by others"] += 1
+    back = max(0, empty - max(0, host.may_open)) if host.keep else 0
+    if back:
+        fit -= back
+        why["kept free for people"] += back
+    why.update(host.closed)
+    if fit >= demand.gpus and kept is not None and kept.host is host:
+        return f"{fit} free, kept for {kept.demand.exp_id}, which has waited longer"
+    found = f"{fit or 'none'} of {count_of(len(host.gpus) + host.closed.total(), 'GPU')}"
+    return f"{found} ({', '.join(f'{n} {text}' for text, n in why.items())})" if why else found
+
+
+def _never(shape: Shape, left: Sequence[HostRoom]) -> str:
+    """Which limit it breaks, with the most that there is."""
+    width = shape.demand.gpus
+    if not width:
+        return "can never run: no host has slots for experiments without GPUs"
+    open_hosts = [h for h in left if not h.avoided]
+    most = max((len(h.sizes) - h.keep for h in open_hosts), default=0)
+    if most <= 0:
+        text = f"needs {count_of(width, 'GPU')}, and there is none that may be used"
+    elif most < width:
+        text = f"needs {count_of(width, 'GPU')} on one host, the most is {most}"
+    else:
+        largest = max(h.sizes[width - 1] for h in open_hosts if len(h.sizes) - h.keep >= width)
+        text = f"needs {shape.wish} on one host, the most there is {gb(largest)} each"
+    return f"can never run: {text}{_set_aside(left)}"
+
+
+def _set_aside(left: Sequence[HostRoom]) -> str:
+    """What rules take away, since that is what a person can change."""
+    found = []
+    for host in left[:MOST_HOSTS]:
+        taken = [f"{n} {why}" for why, n in host.closed.items()]
+        if host.keep:
+            taken.append(f"{host.keep} kept free for people")
+        if host.avoided:
+            taken = ["avoided"]
+        if taken:
+            found.append(f"{host.name}: {', '.join(taken)}")
+    return f" ({'; '.join(found)})" if found else ""

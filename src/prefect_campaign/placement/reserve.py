@@ -1,0 +1,114 @@
+"""GPUs that are kept for the first demand that has to wait, so that smaller ones cannot pass it for ever (EASY).
+
+Everybody behind it may still start on these GPUs if they are to end before it can start, or if it fits beside them.
+The kept GPUs come free within the longest time that anything on them runs: nobody else gets them, and the choice
+only changes for GPUs that come free earlier.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from prefect_campaign.placement.demand import Demand
+from prefect_campaign.placement.room import GpuRoom, HostRoom, needed_mb
+
+
+@dataclass
+class Kept:
+    """The GPUs that one demand waits for."""
+
+    demand: Demand
+    host: HostRoom
+    at: float
+    """When it is expected to start; infinite where one of those before it may end at any time."""
+    slack: dict[str, int] = field(default_factory=dict)
+    """UUID of each kept GPU -> MiB that others may lease beyond that moment; -1: none."""
+
+    def allows(self, gpu: GpuRoom, demand: Demand, now: float) -> bool:
+        """Whether the demand may get that GPU of the host in spite of the one that waits for it."""
+        slack = self.slack.get(gpu.uuid)
+        if slack is None or self._ends_before(demand, now):
+            return True
+        return demand.vram_mb is not None and demand.vram_mb <= slack
+
+    def take(self, gpus: Sequence[GpuRoom], demand: Demand, now: float) -> None:
+        """The demand got these GPUs of the host."""
+        if demand.vram_mb is None or self._ends_before(demand, now):
+            return
+        for gpu in gpus:
+            if gpu.uuid in self.slack:
+                self.slack[gpu.uuid] -= demand.vram_mb
+
+    def _ends_before(self, demand: Demand, now: float) -> bool:
+        return demand.seconds is not None and self.at < math.inf and now + demand.seconds * self.host.factor <= self.at
+
+
+@dataclass(frozen=True)
+class _Coming:
+    """When a GPU is expected to take the demand, and what is free on it by then."""
+
+    gpu: GpuRoom
+    at: float
+
+
+def keep(hosts: Sequence[HostRoom], demand: Demand, now: float) -> Kept | None:
+    """The GPUs on which the demand can start soonest, once the leases on them have ended.
+
+    Returns:
+        None if no host would have room even then: people use its GPUs, and nobody knows for how long.
+    """
+    choices = [(key, host, gpus) for host in hosts if (found := _on(host, demand, now)) for key, gpus in [found]]
+    if not choices:
+        return None
+    (unknown, at, *_), host, coming = min(choices, key=lambda c: c[0])
+    at = math.inf if unknown else at
+    share = host.share and demand.vram_mb is not None
+    kept = Kept(demand, host, at)
+    need = needed_mb(demand.vram_mb)
+    for place, one in enumerate(coming):
+        beside = share and place < demand.gpus
+        kept.slack[one.gpu.uuid] = (
+            _free_at(one.gpu, max(one.at, at) if not unknown else one.at) - need if beside else -1
+        )
+    return kept
+
+
+def _on(host: HostRoom, demand: Demand, now: float) -> tuple[tuple[float, ...], list[_Coming]] | None:
+    """How good the host is for it (less is better), and the GPUs: first its own, then those to be left free."""
+    if host.problem or (host.name, "*") in demand.avoid or len(host.gpus) - host.keep < demand.gpus:
+        return None
+    need = needed_mb(demand.vram_mb)
+    coming = [
+        _Coming(gpu, at)
+        for gpu in host.gpus
+        if (host.name, gpu.uuid) not in demand.avoid
+        and (at := _takes_at(gpu, need, whole=demand.vram_mb is None, share=host.share, now=now)) is not None
+    ]
+    if len(coming) < demand.gpus:
+        return None
+    coming.sort(key=lambda c: (c.at, c.gpu.foreign, c.gpu.total, c.gpu.index))
+    chosen = coming[: demand.gpus]
+    if host.keep:
+        own = {c.gpu.uuid for c in chosen}
+        empty = [_Coming(g, max((end for end, _, _ in g.ends), default=now)) for g in host.gpus if g.uuid not in own]
+        chosen += sorted(empty, key=lambda c: (c.at, -c.gpu.index))[: host.keep]
+    unknown = sum(c.at == math.inf for c in chosen)
+    latest = max(max((c.at for c in chosen if c.at < math.inf), default=now), now)
+    return (unknown, latest, -sum(c.at <= now for c in chosen), host.factor, host.order), chosen
+
+
+def _takes_at(gpu: GpuRoom, need: int, *, whole: bool, share: bool, now: float) -> float | None:
+    """When enough leases will have ended, infinite if nobody knows when; None if not even then."""
+    if whole and gpu.foreign:
+        return None
+    free, left, exclusive = gpu.free, gpu.leases, gpu.exclusive
+    at = now
+    for end, mb, alone in sorted(gpu.ends):
+        if free >= need and (not left or (share and not whole and not exclusive)):
+            break
+        free, left, exclusive, at = free + mb, left - 1, exclusive - alone, max(at, end)
+    return at if free >= need else None
+
+
+def _free_at(gpu: GpuRoom, at: float) -> int:
+    return gpu.free + sum(mb for end, mb, _ in gpu.ends if end <= at)

@@ -1,0 +1,237 @@
+"""What is left on each host: its GPUs and slots, less what is used, leased, reserved or avoided."""
+
+import math
+from collections import Counter, defaultdict
+from collections.abc import Mapping, Sequence
+from fnmatch import fnmatchcase
+
+from prefect_campaign.model.devices import Gpu, HostView
+from prefect_campaign.model.errors import Refused
+from prefect_campaign.placement.demand import Demand, Held, Rules
+
+HIDDEN_MB = 1024
+"""What driver and display may use on an empty GPU without a process that shows it; or 1/32 of a big one's memory."""
+
+
+def needed_mb(vram_mb: int | None) -> int:
+    """MiB that must be free for an estimate of `vram_mb`: 1.2 times as much, rounded up; 0 for a whole GPU."""
+    return 0 if vram_mb is None else -(-6 * max(vram_mb, 0) // 5)
+
+
+class GpuRoom:
+    """One GPU that may be used, and what is still free on it; changes with every assignment."""
+
+    __slots__ = ("ends", "exclusive", "foreign", "free", "index", "leases", "total", "uuid")
+
+    def __init__(self, gpu: Gpu, held: Sequence[Held], extra: int) -> None:
+        self.uuid = gpu.uuid
+        self.index = gpu.index
+        self.total = gpu.total_mb
+        self.free = gpu.total_mb - gpu.used_mb - max(extra, 0)
+        self.leases = len(held)
+        self.exclusive = 0
+        """Leases that allow nobody beside them."""
+        self.foreign = _foreign(gpu, bool(held))
+        self.ends: list[tuple[float, int, bool]] = []
+        """Of each lease: expected end (infinite if unknown), memory that comes free then, whether exclusive."""
+        for lease in held:
+            vram = lease.vram_mb or 0
+            alone = lease.vram_mb is None or not lease.shared
+            self.free -= max(0, vram - lease.seen_mb)
+            self.exclusive += alone
+            self.ends.append((math.inf if lease.until is None else lease.until, max(vram, lease.seen_mb), alone))
+
+    def lease(self, vram_mb: int | None, until: float, alone: bool) -> None:
+        """Somebody gets it, or `vram_mb` of it."""
+        self.free -= vram_mb or 0
+        self.leases += 1
+        self.exclusive += alone
+        self.ends.append((until, vram_mb or 0, alone))
+
+    def takes(self, need: int, whole: bool, share: bool) -> bool:
+        """Whether one with that need may start on it now."""
+        if self.leases and (whole or not share or self.exclusive):
+            return False
+        return self.free >= need and not (whole and self.foreign)
+
+
+class HostRoom:
+    """One host, the GPUs of it that may be used, and its slots; changes with every assignment."""
+
+    def __init__(
+        self,
+        view: HostView,
+        order: int,
+        held: Mapping[str, Sequence[Held]],
+        taken: frozenset[str],
+        rules: Rules,
+        extra: Mapping[tuple[str, str], int],
+        twice: Mapping[str, str],
+    ) -> None:
+        self.name = view.host
+        self.order = order
+        self.factor = view.factor
+        self.share = rules.share
+        self.problem = view.problem or ("avoided" if view.host in rules.avoid else "")
+        self.avoided = view.host in rules.avoid
+        self.keep = max(rules.keep_free, view.keep_free, 0)
+        self.gpus: list[GpuRoom] = []
+        self.closed: Counter[str] = Counter()
+        """Why the other GPUs are not used -> how many."""
+        self.sizes: list[int] = []
+        """Memory of the GPUs that may be used one day, those with a problem too, from the largest."""
+        for gpu in view.gpus:
+            why = _closed(gpu, view, rules, twice)
+            if why:
+                self.closed[why] += 1
+            elif gpu.problem or gpu.mig or gpu.total_mb <= 0:
+                self.closed[gpu.problem or ("MIG is on" if gpu.mig else "memory cannot be read")] += 1
+                self.sizes.append(gpu.total_mb or 2**62)
+            else:
+                self.sizes.append(gpu.total_mb)
+                if not self.problem:
+                    leases = held.get(gpu.uuid, ())
+                    self.gpus.append(GpuRoom(gpu, leases, extra.get((view.host, gpu.uuid), 0)))
+        self.sizes.sort(reverse=True)
+        self.unread = bool(view.problem) and not view.gpus
+        """Nobody knows what it has."""
+        self.slots = max(view.slots, 0)
+        self.slots_taken = sum(f"slot-{i}" in taken for i in range(self.slots)) if taken else 0
+        self._taken = set(taken)
+        self._next_slot = 0
+        self.leased = sum(g.leases for g in self.gpus)
+        self.busy = sum(g.leases > 0 for g in self.gpus)
+        self.foreign = sum(g.foreign for g in self.gpus)
+        self.count()
+
+    def count(self) -> None:
+        """To be called after every change of a GPU: load, and what is quickly known to fit."""
+        self.load = (self.leased + self.foreign) / max(len(self.gpus), 1)
+        self.most_free = sorted(
+            (g.free for g in self.gpus if not g.leases or (self.share and not g.exclusive)), reverse=True
+        )
+
+    @property
+    def may_open(self) -> int:
+        """How many of its GPUs without a lease may still get one."""
+        return len(self.gpus) - self.keep - self.busy
+
+    def could_ever(self, gpus: int, need: int) -> bool:
+        """Whether that many GPUs with that much memory would fit if everything were free and in order."""
+        if self.avoided:
+            return False
+        if not gpus:
+            return self.slots > 0 or self.unread
+        if self.unread:
+            return True
+        return len(self.sizes) - self.keep >= gpus and self.sizes[gpus - 1] >= need
+
+    def slot(self, avoid: frozenset[tuple[str, str]]) -> str | None:
+        """The lowest free slot, which is taken thereby; None if there is none outside `avoid`."""
+        for i in range(self._next_slot, self.slots):
+            slot = f"slot-{i}"
+            if slot not in self._taken and (not avoid or (self.name, slot) not in avoid):
+                self._taken.add(slot)
+                self.slots_taken += 1
+                # Those below are taken, unless somebody just avoided them.
+                self._next_slot = self._next_slot if avoid else i + 1
+                return slot
+        return None
+
+    def take(self, demand: Demand, gpus: Sequence[GpuRoom], now: float) -> None:
+        """The demand gets these GPUs."""
+        until = math.inf if demand.seconds is None else now + demand.seconds * self.factor
+        for gpu in gpus:
+            self.busy += not gpu.leases
+            gpu.lease(demand.vram_mb, until, alone=not self.share or demand.vram_mb is None)
+        self.leased += len(gpus)
+        self.count()
+
+
+def rooms(
+    hosts: Sequence[HostView], held: Sequence[Held], rules: Rules, extra: Mapping[tuple[str, str], int]
+) -> list[HostRoom]:
+    """What is left, host by host.
+
+    A GPU's UUID is the same wherever it is seen from, so a lease counts whatever name its campaign has for the host,
+    and a GPU that is seen under two hosts is used under the first alone.
+
+    Raises:
+        Refused: two hosts have the same name.
+    """
+    names = Counter(view.host for view in hosts)
+    double = [name for name, count in names.items() if count > 1]
+    if double:
+        raise Refused(f"hosts: {count_of(names[double[0]], 'host')} called {double[0]!r}; give each a name of its own")
+    leases: defaultdict[str, list[Held]] = defaultdict(list)
+    taken: defaultdict[str, set[str]] = defaultdict(set)
+    for lease in held:
+        if lease.device.startswith("slot-"):
+            taken[lease.host].add(lease.device)
+        else:
+            leases[lease.device].append(lease)
+    found = []
+    seen: dict[str, str] = {}
+    for order, view in enumerate(hosts):
+        found.append(HostRoom(view, order, leases, frozenset(taken[view.host]), rules, extra, seen))
+        seen |= {gpu.uuid: view.host for gpu in view.gpus}
+    return found
+
+
+def unmatched(rules: Rules, hosts: Sequence[HostView]) -> list[str]:
+    """Entries of ``reserve`` and ``avoid`` that mean no GPU and no host that is seen: a typing error, perhaps.
+
+    Says nothing while a host has a problem: it may be there that they belong.
+    """
+    if any(view.problem for view in hosts):
+        return []
+    pairs = [(gpu, view) for view in hosts for gpu in view.gpus]
+    lost = [f"reserve: {e}" for e in sorted(rules.reserve) if not any(_is_reserved(g, v, {e}) for g, v in pairs)]
+    names = {view.host for view in hosts}
+    return lost + [
+        f"avoid: {e}" for e in rules.avoid if e not in names and not any(_is_avoided(g, v, (e,)) for g, v in pairs)
+    ]
+
+
+def count_of(count: int, noun: str) -> str:
+    """``1 GPU``, ``2 GPUs``."""
+    return f"{count} {noun}" + ("" if count == 1 else "s")
+
+
+def _closed(gpu: Gpu, view: HostView, rules: Rules, twice: Mapping[str, str]) -> str:
+    """Why a rule forbids it; empty if none does."""
+    if _is_reserved(gpu, view, rules.reserve) or _is_reserved(gpu, view, view.reserve):
+        return "reserved"
+    if rules.avoid and _is_avoided(gpu, view, rules.avoid):
+        return "avoided"
+    if gpu.uuid in twice:
+        return f"the same as on {twice[gpu.uuid]}"
+    return ""
+
+
+def _is_reserved(gpu: Gpu, view: HostView, reserve: frozenset[str] | set[str]) -> bool:
+    if not reserve:
+        return False
+    index = str(gpu.index)
+    return not reserve.isdisjoint((index, gpu.uuid, f"{view.host}:{index}", f"{view.host}:{gpu.uuid}"))
+
+
+def _is_avoided(gpu: Gpu, view: HostView, avoid: Sequence[str]) -> bool:
+    exact = (view.host, f"{view.host}:{gpu.index}", gpu.uuid)
+    name = gpu.name.lower()
+    return any(entry in exact or fnmatchcase(name, entry.lower()) for entry in avoid)
+
+
+def _foreign(gpu: Gpu, leased: bool) -> bool:
+    """Whether somebody else computes on it."""
+    if any(not p.graphics and p.run_dir is None for p in gpu.processes):
+        return True
+    if leased:
+        return False
+    # An attempt that no lease speaks of belongs to another ledger, or has only just ended: either way not free yet.
+    if any(not p.graphics for p in gpu.processes):
+        return True
+    # Inside a container the driver shows memory in use, but not by whom.
+    shown = sum(p.used_mb or 0 for p in gpu.processes)
+    unknown = any(p.used_mb is None for p in gpu.processes)
+    return not unknown and gpu.used_mb - shown > max(HIDDEN_MB, gpu.total_mb // 32)
