@@ -11,7 +11,7 @@ class LocalMachine(Block):
 
     Example:
         ```python
-        LocalMachine(slots=4).save("workstation")  # then: launcher: local/workstation
+        LocalMachine(slots=4, reserve=["0"]).save("workstation")  # then: launcher: local/workstation
         ```
     """
 
@@ -22,7 +22,14 @@ class LocalMachine(Block):
     slots: int | None = Field(
         default=None, ge=1, description="Experiments that may run at once; by default one per processor core."
     )
+    reserve: list[str] = Field(
+        default_factory=list, description="GPUs kept for people, never used: index, or UUID or its beginning."
+    )
+    keep_free: int = Field(default=0, ge=0, description="How many usable GPUs are always left free for people.")
+    factor: float = Field(
+        default=1.0, gt=0, description="How long an experiment takes here, as a multiple of the reference machine."
+    )
 
     def launcher(self) -> LocalLauncher:
         """The launcher for this machine."""
-        return LocalLauncher(slots=self.slots)
+        return LocalLauncher(slots=self.slots, reserve=self.reserve, keep_free=self.keep_free, factor=self.factor)

@@ -9,10 +9,13 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from driver.fixtures import driver, driver_library, new_driver
 from ledgers import new_ledger
 
 from prefect_campaign.ledger.location import Home
 from prefect_campaign.ledger.store import Ledger
+
+__all__ = ["driver", "driver_library", "new_driver"]
 
 # Tests run side by side; a BLAS with a thread for every core would only be in the way. Read when NumPy is loaded.
 os.environ.setdefault("OMP_NUM_THREADS", "1")

@@ -19,13 +19,16 @@ from prefect_campaign.launch.identity import (
     living_leader,
     processes_of,
 )
+from prefect_campaign.launch.inventory import GpuReader, shared_reader
 from prefect_campaign.launch.process import Process, host_name, read_process
 from prefect_campaign.launch.record import take_record
 from prefect_campaign.launch.script import CLAIM_NAME, RECORD_NAME, SCRIPT_NAME, STDERR_NAME, STDOUT_NAME, job_script
 from prefect_campaign.launch.tree import open_pidfd, stop_tree
+from prefect_campaign.launch.visible import usable, with_reserve_checked
+from prefect_campaign.model.clock import Clock, system_clock
 from prefect_campaign.model.crash import crash_point
-from prefect_campaign.model.errors import Refused, Transient, Unknown
 from prefect_campaign.model.devices import HostView
+from prefect_campaign.model.errors import Refused, Transient, Unknown
 from prefect_campaign.model.records import AttemptSpec, Handle, Observation
 
 _PASSING = frozenset(
@@ -57,17 +60,56 @@ class LocalLauncher:
 
     Args:
         slots: how many jobs may run at once; by default the CPUs this process may use.
+        reserve: GPUs that are kept for people: indices or UUIDs.
+        keep_free: how many usable GPUs are always left free for people.
+        factor: how long an experiment takes here / on the reference host.
+        gpus: reads the GPUs; by default the one reader of this process.
+        clock: seconds since the epoch.
     """
 
     name = LOCAL
 
-    def __init__(self, slots: int | None = None) -> None:
+    def __init__(
+        self,
+        slots: int | None = None,
+        *,
+        reserve: Collection[str] = (),
+        keep_free: int = 0,
+        factor: float = 1.0,
+        gpus: GpuReader | None = None,
+        clock: Clock = system_clock,
+    ) -> None:
         self.slots = slots or len(os.sched_getaffinity(0))
+        self.reserve = frozenset(reserve)
+        self.keep_free = keep_free
+        self.factor = factor
+        self._gpus = gpus
+        self._clock = clock
         self._followed: dict[str, _Followed] = {}
 
     async def look(self) -> list[HostView]:
-        """This machine."""
-        return [HostView(host_name(), self.slots)]
+        """This machine, with the GPUs that ``CUDA_VISIBLE_DEVICES`` leaves to this process.
+
+        Returns within about 10 s, also if the driver hangs.
+        """
+        reader = self._gpus or shared_reader()
+        reading = await asyncio.to_thread(reader.read)
+        host = host_name()
+        gpus = with_reserve_checked(usable(reading.gpus, os.environ), self.reserve, self.keep_free, host)
+        return [
+            HostView(
+                host,
+                self.slots,
+                gpus,
+                problem=reading.problem,
+                factor=self.factor,
+                driver=reading.driver,
+                cuda=reading.cuda,
+                reserve=self.reserve,
+                keep_free=self.keep_free,
+                seen_at=self._clock(),
+            )
+        ]
 
     async def submit(self, spec: AttemptSpec) -> Handle:
         """Start `job.sh` in a session of its own; it lives on when this process dies.

@@ -5,6 +5,7 @@ import re
 from pathlib import Path
 from shlex import quote
 
+from prefect_campaign.launch.visible import ORDER, PCI_ORDER, VISIBLE, visible_value
 from prefect_campaign.model.errors import Refused
 from prefect_campaign.model.records import AttemptSpec
 
@@ -106,7 +107,8 @@ def job_script(spec: AttemptSpec) -> str:
 def job_environment(spec: AttemptSpec) -> dict[str, str]:
     """What the job finds in its environment besides what it inherits.
 
-    The spec's own variables win over the W&B defaults, and never over ``CAMPAIGN_*``.
+    The spec's own variables win over the W&B defaults, and never over ``CAMPAIGN_*`` and the choice of GPUs: a job
+    sees those that are leased for it, and without a lease none, lest it takes somebody else's.
     """
     return {
         "WANDB_RUN_ID": spec.token,
@@ -117,6 +119,8 @@ def job_environment(spec: AttemptSpec) -> dict[str, str]:
         "CAMPAIGN_ATTEMPT": str(spec.attempt),
         "CAMPAIGN_CHECKPOINT_DIR": spec.checkpoint_dir,
         "CAMPAIGN_SEED": str(spec.seed),
+        VISIBLE: visible_value(spec.gpus),
+        ORDER: PCI_ORDER,
     }
 
 

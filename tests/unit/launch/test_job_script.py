@@ -203,6 +203,15 @@ def test_the_environment_of_the_spec_wins_over_defaults_only(tmp_path):
     assert found["WANDB_DIR"] == spec.run_dir
 
 
+@pytest.mark.parametrize(("gpus", "seen"), [((), ""), (("GPU-a",), "GPU-a"), (("GPU-b", "GPU-a"), "GPU-b,GPU-a")])
+def test_a_job_sees_the_gpus_that_are_leased_for_it_whatever_anybody_else_sets(gpus, seen, tmp_path):
+    others = {"CUDA_VISIBLE_DEVICES": "0,1,2", "CUDA_DEVICE_ORDER": "FASTEST_FIRST"}
+    code = 'printf "%s|%s" "${CUDA_VISIBLE_DEVICES-unset}" "$CUDA_DEVICE_ORDER"'
+    spec = make_spec(tmp_path / "e/a1", "sh", "-c", code, gpus=gpus, env=others)
+    assert start(["sh"], spec, env={**os.environ, "CUDA_VISIBLE_DEVICES": "7"}).wait() == 0
+    assert (Path(spec.run_dir) / "stdout.log").read_text() == f"{seen}|PCI_BUS_ID"
+
+
 @pytest.mark.parametrize("argv", [(), ("",), ("-rf", "x")])
 def test_a_command_without_a_program_is_refused(argv, tmp_path):
     with pytest.raises(Refused, match="command"):
