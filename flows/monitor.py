@@ -83,7 +83,7 @@ async def _watch_until_trouble(setting: Setting, stage: str) -> None:
         setting.ledger, setting.home, setting.campaign, setting.row, stage, launcher
     ) as dispatcher:
         current_dispatcher.set(dispatcher)
-        dispatcher.on_launch, dispatcher.on_end, dispatcher.on_news = launched, finisher.ended, finisher.news
+        dispatcher.on_launch, dispatcher.ends.on_end, dispatcher.on_news = launched, finisher.ended, finisher.news
         older = asyncio.create_task(_finish_older_rounds(setting))
         try:
             async with finisher:

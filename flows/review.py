@@ -35,7 +35,11 @@ async def review(campaign: str) -> ReviewRecord:
 async def cost_of(setting: Setting) -> CostEstimate:
     """What the full phase will cost, from what the pilot took."""
     launcher = await launcher_of(setting.campaign)
-    slots = setting.campaign.policy.max_parallel or launcher.slots
-    launcher.close()
+    gpus = setting.campaign.resources.gpus
+    try:
+        room = sum(len(v.gpus) for v in await launcher.look()) // gpus if gpus else launcher.slots
+    finally:
+        launcher.close()
+    slots = setting.campaign.policy.max_parallel or max(room, 1)
     pilots = [v for v in setting.views() if v.phase == PILOT]
     return estimate_full_hours(setting.campaign, setting.plan, pilots, slots=slots)

@@ -4,6 +4,7 @@ from prefect import flow
 
 from prefect_campaign.decide.stages import judge_stage
 from prefect_campaign.decide.verdicts import StageVerdict
+from prefect_campaign.engine.rounds import has_open_attempts
 from prefect_campaign.engine.setting import Setting, open_setting
 from prefect_campaign.flows.monitor import monitor
 from prefect_campaign.ledger.campaigns import set_status
@@ -54,5 +55,7 @@ def judge(setting: Setting, name: str) -> StageVerdict:
 
 def over(setting: Setting, name: str) -> bool:
     """Whether nothing of the stage can go on by itself: all final, or held for a decision."""
-    views = setting.views(name)
-    return bool(views) and all(v.state in ("done", "failed", "cancelled", "superseded", "on_hold") for v in views)
+    states = {v.state for v in setting.views(name)}
+    if "on_hold" in states and has_open_attempts(setting):  # on a host that was away
+        return False
+    return bool(states) and states <= {"done", "failed", "cancelled", "superseded", "on_hold"}

@@ -7,7 +7,8 @@ from prefect.cache_policies import NO_CACHE
 from prefect.client.schemas.objects import State
 from prefect.states import Cancelled, Completed
 
-from prefect_campaign.engine.dispatcher import AttemptEnd, Dispatcher
+from prefect_campaign.engine.dispatcher import Dispatcher
+from prefect_campaign.engine.ends import AttemptEnd
 from prefect_campaign.model.states import ExperimentState
 
 current_dispatcher: ContextVar[Dispatcher] = ContextVar("current_dispatcher")
@@ -47,7 +48,7 @@ async def experiment(exp_id: str) -> State | float | None:
     Raises:
         AttemptFailed: the attempt failed; Prefect runs the task again if another attempt follows.
     """
-    end = await current_dispatcher.get().attempt_end(exp_id)
+    end = await current_dispatcher.get().ends.next(exp_id)
     if end.state == ExperimentState.DONE:
         return end.objective_value
     if end.state == ExperimentState.CANCELLED:

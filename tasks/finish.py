@@ -4,7 +4,7 @@ import asyncio
 import logging
 
 from prefect_campaign.engine.analyst import needs_analysis, needs_tracking
-from prefect_campaign.engine.dispatcher import AttemptEnd
+from prefect_campaign.engine.ends import AttemptEnd
 from prefect_campaign.engine.setting import Setting
 from prefect_campaign.engine.worker import Worker
 from prefect_campaign.model.records import AttemptSpec

@@ -16,7 +16,6 @@ from prefect_campaign.model.ids import token
 from prefect_campaign.model.records import AttemptSpec, ExperimentView, FixRecord
 from prefect_campaign.model.spec import Campaign
 from prefect_campaign.model.states import CampaignStatus, ExperimentState
-from prefect_campaign.placement.slots import Demand
 
 WAITING = (ExperimentState.READY, ExperimentState.QUEUED)
 
@@ -67,6 +66,7 @@ class Batch:
         self._tries: dict[str, Tries] = {}
         self._before: dict[str, int] = {}
         """Last attempt before a person asked again, of those who were."""
+        self._devices = max(campaign.resources.gpus, 1)
         self.hours = 0.0
         """Device hours that all ended attempts of the campaign took."""
 
@@ -77,7 +77,7 @@ class Batch:
             columns = batches.retry_columns(reader, self._row.id)
             tried = batches.tried(reader, self._row.id)
             reopened = batches.reopened_at(reader, self._row.id)
-            self.hours = batches.hours_used(reader, self._row.id)
+            self.hours = batches.hours_used(reader, self._row.id) * self._devices
         self.views = {v.exp_id: v for v in views}
         self.waiting = {v.exp_id: v for v in views if v.state in WAITING and self.mine(v.exp_id)}
         self.retry_at = {c["exp_id"]: c["retry_at"] for c in columns if c["retry_at"]}
@@ -154,7 +154,8 @@ class Batch:
             comparable=values.get("comparable", self.views[spec.exp_id].comparable),
         )
         self.views[spec.exp_id] = view
-        self.hours += (outcome.ended_at - outcome.started_at) / 3600 if outcome.started_at else 0.0
+        busy = outcome.ended_at - outcome.started_at if outcome.started_at else 0.0
+        self.hours += busy / 3600 * self._devices
         tries = self._tries[spec.exp_id]
         if outcome.diagnosis:
             tries.add(outcome.diagnosis.signature)
@@ -174,10 +175,9 @@ class Batch:
         self.views[exp_id] = replace(view, state=state)
         return Move(exp_id, ExperimentState(view.state), state, why)
 
-    def due(self, now: float, most: int) -> list[Demand]:
+    def due(self, now: float, most: int) -> list[str]:
         """Up to `most` of the waiting that may start now, most wanted first."""
-        found = (Demand(e, self.retry_at.get(e, 0.0)) for e in self.waiting if self.retry_at.get(e, 0.0) <= now)
-        return list(islice(found, most))
+        return list(islice((e for e in self.waiting if self.retry_at.get(e, 0.0) <= now), most))
 
     def history(self) -> list[ExperimentView]:
         """Experiments of the stage with their results so far."""

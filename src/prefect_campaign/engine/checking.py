@@ -27,9 +27,4 @@ def check_spec(campaign: Campaign, source: object = None) -> Plan:
 def _checked(campaign: Campaign) -> Plan:
     plan = make_plan(campaign)
     check_command(campaign)
-    if campaign.resources.gpus:
-        raise Refused(
-            f"resources.gpus: {campaign.resources.gpus} asked, but this release places experiments on processor "
-            "slots only; set it to 0 and limit policy.max_parallel instead"
-        )
     return plan

@@ -1,27 +1,27 @@
 """One batch from ready to ended: place, launch, observe, heal, and record every step before and after it."""
 
 import asyncio
-from collections import defaultdict
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
-from dataclasses import dataclass
 
 from prefect_campaign.engine.attempts import spec_from
+from prefect_campaign.engine.away import Away
 from prefect_campaign.engine.batch import Batch
-from prefect_campaign.engine.hold import LEASE_SECONDS, Hold
+from prefect_campaign.engine.ends import AttemptEnd, Ends
+from prefect_campaign.engine.hold import Hold, holding
+from prefect_campaign.engine.hosts import FRESH_SECONDS, Hosts
 from prefect_campaign.engine.outcomes import conclude
 from prefect_campaign.engine.planning import Planner
-from prefect_campaign.engine.process import identity_alive, own_identity
+from prefect_campaign.engine.preflight import Preflight
 from prefect_campaign.engine.starting import Starter
 from prefect_campaign.engine.watching import Live, Watch
 from prefect_campaign.launch.protocol import Launcher
-from prefect_campaign.ledger import campaigns as campaign_rows
 from prefect_campaign.ledger.campaigns import CampaignRow
-from prefect_campaign.ledger.experiments import Intent, Move, Outcome, Stale, move, record_outcomes
+from prefect_campaign.ledger.experiments import Intent, Move, Outcome, move, record_outcomes
+from prefect_campaign.ledger.leases import Stale
 from prefect_campaign.ledger.location import Home
 from prefect_campaign.ledger.store import Ledger
 from prefect_campaign.model.crash import crash_point
-from prefect_campaign.model.errors import Fenced, Transient
 from prefect_campaign.model.records import AttemptSpec, Diagnosis, Handle
 from prefect_campaign.model.spec import Campaign
 from prefect_campaign.model.states import ExperimentState
@@ -30,20 +30,6 @@ LOOK_SECONDS = 2.0
 """How often live attempts' metrics are read; exits are seen at once, whatever this is."""
 SUBMITTED_SECONDS = 0.02
 """A job that is over by then is recorded as submitted and as ended in one transaction."""
-
-
-@dataclass(frozen=True)
-class AttemptEnd:
-    """What a waiting task run is told: the attempt is over, and what comes next."""
-
-    exp_id: str
-    attempt: int
-    state: ExperimentState
-    """`queued`: another attempt follows."""
-    reason: str
-    objective_value: float | None = None
-    has_course: bool = False
-    """Whether it may have reported a metric more than once, so that there is a course to judge."""
 
 
 class Dispatcher:
@@ -58,18 +44,21 @@ class Dispatcher:
     ) -> None:
         self.on_launch: Callable[[str, int], None] = lambda exp_id, attempt: None
         """Called when an attempt of the stage was launched or adopted."""
-        self.on_end: Callable[[AttemptEnd], None] = lambda end: None
-        """Called when an attempt's end is on record."""
+        self.ends = Ends()
+        """What became of each attempt, once that is on record."""
         self.on_news: Callable[[AttemptSpec], None] = lambda spec: None
         """Called when new metric rows of a live attempt are on record."""
         self._hold = hold
         self._campaign = campaign
         self._row = row
         self._batch = Batch(hold.ledger, home, campaign, row, stage)
-        self._planner = Planner(hold.ledger, home, campaign, row, launcher, self._batch)
-        self._starter = Starter(hold, campaign, launcher, self._batch)
+        self._hosts = Hosts(launcher, campaign.policy.max_parallel, hold.ledger.clock)
+        self._planner = Planner(hold.ledger, home, campaign, row, self._hosts, self._batch)
         self._watch = Watch(hold, campaign, launcher)
-        self._inbox: dict[str, asyncio.Queue[AttemptEnd]] = defaultdict(asyncio.Queue)
+        self._away = Away(hold, launcher, self._watch, campaign.policy.retry_hours * 3600)
+        self._hosts.on_news = self._watch.woken.set
+        self._preflight = Preflight(hold, self._hosts, self._planner.fits_elsewhere, self._watch.woken.set)
+        self._starter = Starter(hold, campaign, launcher, self._batch, self._preflight)
         self._next_look = 0.0
         self._placed_at = 0.0
         """When it was last seen what could start."""
@@ -81,10 +70,6 @@ class Dispatcher:
         """Why some that could start did not, at the last placement; empty if nothing waits."""
         return self._planner.waits
 
-    async def attempt_end(self, exp_id: str) -> AttemptEnd:
-        """The end of the experiment's current attempt; each end is handed out once, in order."""
-        return await self._inbox[exp_id].get()
-
     async def run(self) -> None:
         """Work until nothing of the batch can go on: all final, or held for a decision.
 
@@ -94,7 +79,7 @@ class Dispatcher:
         await self.adopt()
         while True:
             await self._round()
-            if not (self._watch.live or self._batch.waiting or self._starter.unsure):
+            if not (self._followed or self._batch.waiting or self._starter.unsure):
                 crash_point("batch_ended")
                 return
             with suppress(TimeoutError):
@@ -119,12 +104,15 @@ class Dispatcher:
     async def adopt(self) -> None:
         """Take over what an earlier dispatcher left: attempts that run, have ended, or were about to start."""
         self._next_look = self._hold.now() + LOOK_SECONDS
+        await self._hosts.look()
         self._batch.load()
         for attempt in self._batch.open_attempts():
             spec = spec_from(attempt["spec"])
+            on_hold = self._batch.views[spec.exp_id].state == ExperimentState.ON_HOLD
             self._batch.launching(spec)
             if attempt["handle"]:
                 live = Live(spec, Handle(**attempt["handle"]), attempt["started_at"] or attempt["intent_at"])
+                live.away_since = self._hold.now() if on_hold else None
                 if attempt["cursors"]:
                     live.telemetry.resume(attempt["cursors"], self._batch.views[spec.exp_id].metrics)
                 self._follow(live)
@@ -141,6 +129,9 @@ class Dispatcher:
 
     async def close(self) -> None:
         """Stop watching; what runs goes on."""
+        await self._preflight.close()
+        await self._away.close()
+        await self._hosts.close()
         await self._watch.close()
 
     # -- a round, and its one transaction -----------------------------------------------------------------------
@@ -154,16 +145,18 @@ class Dispatcher:
         for live, outcome in concluded:
             self._close(live, outcome)
         for one in (m for moves in off.values() for m in moves):
-            self._tell(AttemptEnd(one.exp_id, self._batch.views[one.exp_id].attempt, one.new, one.why))
+            self.ends.tell(AttemptEnd(one.exp_id, self._batch.views[one.exp_id].attempt, one.new, one.why))
         for intent in intents:
             self._batch.launching(intent.spec)
         for intent in intents:
             self._follow(await self._starter.start(intent.spec))
+        await self._start_checked()
         now = self._hold.now()
         if now >= self._next_look:
             self._next_look = now + LOOK_SECONDS
             for live in await self._starter.look_again():
                 self._follow(live)
+            self._away.look(now)
             for spec in self._watch.look(now):
                 self.on_news(spec)
         self._write_unlaunched()
@@ -184,14 +177,21 @@ class Dispatcher:
             The attempts to launch: they and their devices are on record.
         """
         self._placed_at = now = self._hold.now()
-        free = len(self._planner.devices) - len(self._watch.live) - self._starter.unsure + len(concluded)
+        free = self._planner.most - len(self._watch.live) - self._starter.unsure + len(concluded)
         due = self._batch.due(now, most=max(free, 0))
-        if not (concluded or off or due):
+        over = {live.spec.token for live, _ in concluded}
+        turned = [live for live in self._away.turned() if live.spec.token not in over]
+        if not (concluded or off or due or turned):
             return []
+        if due and self._planner.wants_gpus:
+            if concluded:
+                self._hosts.outdated()
+            self._hosts.refresh()
         intents, stale = [], False
         with self._hold.write() as connection:
             self._starter.record_submitted(connection, now)
             self._watch.record_last_words(connection, (live for live, _ in concluded), now)
+            self._away.record(connection, turned, now)
             record_outcomes(connection, self._row.id, [outcome for _, outcome in concluded], now=now)
             for who, moves in off.items():
                 move(connection, self._row.id, moves, now=now, who=who)
@@ -202,6 +202,7 @@ class Dispatcher:
                 except Stale:
                     intents, stale = [], True
         self._starter.forget_submitted()
+        self._away.held(turned, now)
         if concluded:
             crash_point("outcome_recorded")
         if intents:
@@ -210,7 +211,21 @@ class Dispatcher:
             self._load_again()
         return intents
 
+    @property
+    def _followed(self) -> bool:
+        """Whether there are live attempts that may end in a time that can be waited for."""
+        now = self._hold.now()
+        return any(not self._away.given_up(live, now) for live in self._watch.live.values())
+
     # -- small things -------------------------------------------------------------------------------------------
+
+    async def _start_checked(self) -> None:
+        started, elsewhere = await self._starter.start_checked()
+        for live in started:
+            self._follow(live)
+        for spec in elsewhere:
+            for gpu in spec.gpus:
+                self._planner.avoid(spec.exp_id, spec.host, gpu)
 
     def _follow(self, live: Live | None) -> None:
         if live is None:
@@ -225,15 +240,11 @@ class Dispatcher:
             crash_point("retry_planned")
         value = outcome.move.values.get("objective_value")
         spec, course = live.spec, live.telemetry.has_course
-        self._tell(AttemptEnd(spec.exp_id, spec.attempt, outcome.move.new, outcome.move.why, value, course))
-
-    def _tell(self, end: AttemptEnd) -> None:
-        self._inbox[end.exp_id].put_nowait(end)
-        self.on_end(end)
+        self.ends.tell(AttemptEnd(spec.exp_id, spec.attempt, outcome.move.new, outcome.move.why, value, course))
 
     def _write_unlaunched(self) -> None:
         for spec, outcome in self._starter.write_unlaunched():
-            self._tell(AttemptEnd(spec.exp_id, spec.attempt, outcome.move.new, outcome.move.why))
+            self.ends.tell(AttemptEnd(spec.exp_id, spec.attempt, outcome.move.new, outcome.move.why))
 
     def _load_again(self) -> None:
         """Read what others changed; whoever waits for one of those is told."""
@@ -241,14 +252,17 @@ class Dispatcher:
         self._batch.load()
         for exp_id in before - set(self._batch.waiting):
             view = self._batch.views[exp_id]
-            self._tell(AttemptEnd(exp_id, view.attempt, ExperimentState(view.state), view.reason))
+            self.ends.tell(AttemptEnd(exp_id, view.attempt, ExperimentState(view.state), view.reason))
 
     def _until_next(self) -> float:
         now = self._hold.now()
         due = [self._next_look] if self._watch.live or self._starter.unsure else []
         due += [now + SUBMITTED_SECONDS] if self._starter.submitted else []
         due += [at for e, at in self._batch.retry_at.items() if e in self._batch.waiting and at > self._placed_at]
-        if self._batch.waiting and not self._watch.live:
+        due += [at for at in (self._starter.next_at,) if at is not None]
+        if self._batch.waiting and self._planner.wants_gpus:
+            due.append(now + FRESH_SECONDS)  # other people's processes come and go
+        elif self._batch.waiting and not self._watch.live:
             due.append(now + 1.0)  # another campaign's leases: look again soon
         return max(0.0, min(due, default=now + LOOK_SECONDS) - now)
 
@@ -265,23 +279,10 @@ async def open_dispatcher(
         Driven: another dispatcher is at work on this campaign.
         Fenced: the campaign has another plan by now.
     """
-    with ledger.write() as connection:
-        fence = campaign_rows.acquire(
-            connection,
-            row.id,
-            owner=own_identity(),
-            now=ledger.clock(),
-            ttl=LEASE_SECONDS,
-            alive=identity_alive,
-            plan_hash=row.plan_hash,
-        )
-    dispatcher = None
-    try:
-        dispatcher = Dispatcher(Hold(ledger, row.id, fence), home, campaign, row, stage, launcher)
-        yield dispatcher
-    finally:
-        if dispatcher:
+    with holding(ledger, row) as hold:
+        dispatcher = Dispatcher(hold, home, campaign, row, stage, launcher)
+        try:
+            yield dispatcher
+        finally:
             await dispatcher.close()
-        launcher.close()
-        with suppress(Fenced, Transient), ledger.fenced(row.id, fence) as connection:
-            campaign_rows.release(connection, row.id)
+            launcher.close()

@@ -134,12 +134,12 @@ def unlaunched(
     )
 
 
-def never_started(spec: AttemptSpec, why: str, *, now: float) -> Outcome:
-    """The outcome of an attempt that was planned, is not there, and is not wanted any more."""
+def not_started(spec: AttemptSpec, why: str, new: ExperimentState, *, now: float) -> Outcome:
+    """The outcome of an attempt that was planned and is given up before anything was started."""
     return Outcome(
         token=spec.token,
         attempt_state=AttemptState.CANCELLED,
-        move=Move(spec.exp_id, ExperimentState.LAUNCHING, ExperimentState.CANCELLED, f"never started: {why}"),
+        move=Move(spec.exp_id, ExperimentState.LAUNCHING, new, why),
         ended_at=now,
     )
 

@@ -1,19 +1,22 @@
 """Starting attempts whose intents are on record, each at most once, and remembering what came of it."""
 
 import logging
+from dataclasses import replace
 
 from sqlalchemy import Connection
 
 from prefect_campaign.engine.batch import Batch
 from prefect_campaign.engine.hold import Hold
-from prefect_campaign.engine.outcomes import never_started, unlaunched
+from prefect_campaign.engine.outcomes import LAUNCH_FAILED, not_started, unlaunched
+from prefect_campaign.engine.preflight import Preflight
 from prefect_campaign.engine.watching import Live
 from prefect_campaign.launch.protocol import Launcher
 from prefect_campaign.ledger.experiments import Outcome, record_outcomes, record_submitted
 from prefect_campaign.model.crash import crash_point
 from prefect_campaign.model.errors import Refused, Transient, Unknown
-from prefect_campaign.model.records import AttemptSpec, Handle
+from prefect_campaign.model.records import AttemptSpec, Diagnosis, Handle
 from prefect_campaign.model.spec import Campaign
+from prefect_campaign.model.states import ExperimentState
 
 log = logging.getLogger("prefect_campaign")
 
@@ -21,7 +24,8 @@ log = logging.getLogger("prefect_campaign")
 class Starter:
     """Brings attempts to life for one dispatcher."""
 
-    def __init__(self, hold: Hold, campaign: Campaign, launcher: Launcher, batch: Batch) -> None:
+    def __init__(self, hold: Hold, campaign: Campaign, launcher: Launcher, batch: Batch, preflight: Preflight) -> None:
+        self._preflight = preflight
         self._hold = hold
         self._campaign = campaign
         self._launcher = launcher
@@ -38,8 +42,13 @@ class Starter:
 
     @property
     def unsure(self) -> int:
-        """How many may have been started, but could not be found yet."""
-        return len(self._unsure)
+        """How many may have been started but could not be found yet, or wait for their GPUs to be free."""
+        return len(self._unsure) + len(self._preflight)
+
+    @property
+    def next_at(self) -> float | None:
+        """When a GPU is to be looked at again; seconds since the epoch."""
+        return self._preflight.next_at
 
     async def start(self, spec: AttemptSpec) -> Live | None:
         """Start an attempt now; None if that failed, which is remembered for `write_unlaunched`, or is not known."""
@@ -53,6 +62,29 @@ class Starter:
         """Look for those that may have been started; one that the launcher says is not there starts now."""
         found = [await self._settle(spec, look_first=True, since=at) for spec, at in list(self._unsure.values())]
         return [live for live in found if live is not None]
+
+    async def start_checked(self) -> tuple[list[Live], list[AttemptSpec]]:
+        """Start those whose GPUs are free; those that others use wait on, go elsewhere or are stopped.
+
+        Returns:
+            What runs now, and what must be placed on other GPUs.
+        """
+        started, elsewhere = [], []
+        for verdict in self._preflight.step():
+            if verdict.effect == "start":
+                live = await self._settle(verdict.spec, look_first=False, since=self._hold.now(), checked=True)
+                started += [live] if live else []
+                continue
+            now = self._hold.now()
+            if verdict.effect == "stop":
+                outcome = not_started(verdict.spec, verdict.why, ExperimentState.ON_HOLD, now=now)
+            else:
+                elsewhere.append(verdict.spec)
+                outcome = not_started(verdict.spec, verdict.why, ExperimentState.QUEUED, now=now)
+                # No try of the experiment: its retries are for what ran.
+                outcome = replace(outcome, diagnosis=Diagnosis(LAUNCH_FAILED, verdict.why, ""))
+            self._unlaunched.append((verdict.spec, outcome))
+        return started, elsewhere
 
     def record_submitted(self, connection: Connection, now: float) -> None:
         """Write down, within a transaction, what runs; `forget_submitted` follows once that is durable."""
@@ -83,10 +115,14 @@ class Starter:
             self._batch.ended(spec, outcome)
         return written
 
-    async def _settle(self, spec: AttemptSpec, *, look_first: bool, since: float) -> Live | None:
+    async def _settle(self, spec: AttemptSpec, *, look_first: bool, since: float, checked: bool = False) -> Live | None:
         try:
             handle = await self._find(spec) if look_first else None
             if handle is None and not self._batch.closed:
+                if spec.gpus and not checked:
+                    self._unsure.pop(spec.token, None)
+                    self._preflight.begin(spec)
+                    return None
                 handle = await self._submit(spec)
         except Unknown as error:
             if spec.token not in self._unsure:
@@ -98,7 +134,9 @@ class Starter:
             self._unlaunched.append((spec, outcome))
         else:
             if handle is None:
-                self._unlaunched.append((spec, never_started(spec, self._batch.closed, now=self._hold.now())))
+                why = f"never started: {self._batch.closed}"
+                outcome = not_started(spec, why, ExperimentState.CANCELLED, now=self._hold.now())
+                self._unlaunched.append((spec, outcome))
         self._unsure.pop(spec.token, None)
         if handle is None:
             return None

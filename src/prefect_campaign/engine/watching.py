@@ -16,6 +16,7 @@ from prefect_campaign.model.crash import crash_point
 from prefect_campaign.model.records import AttemptSpec, Diagnosis, Handle
 from prefect_campaign.model.spec import Campaign
 from prefect_campaign.model.states import ExperimentState
+from prefect_campaign.watch.reach import Reach
 
 NON_FINITE = "nan_inf_loss"
 """Syndrome of the alert on a loss or objective that is not finite."""
@@ -38,6 +39,14 @@ class Live:
     """Whether a cancellation is under way, or went through."""
     warned: bool = False
     """Whether its loss was seen not to be finite."""
+    reach: Reach = field(default_factory=Reach)
+    away_since: float | None = None
+    """Since when its experiment is on hold because its host does not answer."""
+
+    @property
+    def state(self) -> ExperimentState:
+        """State of its experiment on record."""
+        return ExperimentState.RUNNING if self.away_since is None else ExperimentState.ON_HOLD
 
     def __post_init__(self) -> None:
         self.telemetry = Telemetry(self.spec)
@@ -92,11 +101,16 @@ class Watch:
     def follow(self, live: Live) -> None:
         """Watch an attempt from now on."""
         self.live[live.spec.token] = live
-        self._launcher.watch(live.spec, live.handle, self._saw_end)
+        self._launcher.watch(live.spec, live.handle, self.maybe_over)
 
     def leave(self, live: Live) -> None:
         """Its end is on record."""
         del self.live[live.spec.token]
+
+    def maybe_over(self, token: str) -> None:
+        """An attempt was seen to be over, or should be looked at."""
+        self._over.add(token)
+        self.woken.set()
 
     async def seek_ends(self) -> None:
         """See what is over already, without waiting for the launcher's call."""
@@ -115,13 +129,13 @@ class Watch:
         for live in lives:
             observation = seen[live.spec.token]
             if observation.status in ("running", "unreachable"):
-                self._launcher.watch(live.spec, live.handle, self._saw_end)
+                self._launcher.watch(live.spec, live.handle, self.maybe_over)
                 continue
             live.telemetry.read_rest()
             failed = observation.status != "exited" or observation.exit_code != 0
             ended = Ended(
                 spec=live.spec,
-                state=ExperimentState.RUNNING,
+                state=live.state,
                 seen=observation,
                 metrics=live.telemetry.final,
                 non_finite=live.telemetry.non_finite(self._campaign.objective.metric),
@@ -175,17 +189,13 @@ class Watch:
             task.cancel()
         await asyncio.gather(*self._cancelling, return_exceptions=True)
 
-    def _saw_end(self, token: str) -> None:
-        self._over.add(token)
-        self.woken.set()
-
     def _record_metrics(self, connection: Connection, lives: Iterable[Live]) -> None:
         readings = [reading for live in lives if (reading := live.telemetry.take()) is not None]
         add_metrics(connection, self._hold.campaign_id, readings)
 
     def _judge(self, live: Live, now: float) -> Alert | None:
         """What is new about an attempt that people must hear; also marks what must be stopped."""
-        if live.stopped is not None:
+        if live.stopped is not None or live.away_since is not None:  # no news from there is no sign of anything
             return None
         broken = live.telemetry.non_finite(self._campaign.objective.metric)
         live.stopped = reason_to_stop(self._campaign, live, now)

@@ -3,7 +3,7 @@
 from collections.abc import Iterable
 from typing import Any
 
-from sqlalchemy import Connection, select, update
+from sqlalchemy import Connection, update
 
 from prefect_campaign.ledger import tables as t
 from prefect_campaign.ledger.reading import Reader
@@ -48,11 +48,6 @@ def hours_used(reader: Reader, campaign_id: int) -> float:
         id=campaign_id,
     )
     return float(rows[0]["busy"] or 0.0) / 3600
-
-
-def leased_devices(connection: Connection, host: str) -> set[str]:
-    """Devices of a machine that anybody holds."""
-    return set(connection.execute(select(t.leases.c.device).where(t.leases.c.host == host)).scalars())
 
 
 def record_params(connection: Connection, campaign_id: int, specs: Iterable[AttemptSpec]) -> None:

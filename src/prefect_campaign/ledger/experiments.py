@@ -5,17 +5,13 @@ from dataclasses import dataclass, field
 from functools import cache
 from typing import Any
 
-from sqlalchemy import Connection, Delete, Update, bindparam, delete, insert, or_, select, update
+from sqlalchemy import Connection, Update, bindparam, insert, or_, select, update
 
 from prefect_campaign.ledger import tables as t
 from prefect_campaign.ledger.events import add_events, event
-from prefect_campaign.model.errors import Transient
+from prefect_campaign.ledger.leases import Claim, Stale, release, take
 from prefect_campaign.model.records import AttemptSpec, Diagnosis, Handle
 from prefect_campaign.model.states import AttemptState, ExperimentState, allowed
-
-
-class Stale(Transient):
-    """Somebody else changed the row first: read again, then decide again."""
 
 
 @dataclass(frozen=True)
@@ -32,13 +28,18 @@ class Move:
 
 @dataclass(frozen=True)
 class Intent:
-    """An attempt that is about to be launched, on a device that is leased with it."""
+    """An attempt that is about to be launched, on devices that are leased with it."""
 
     spec: AttemptSpec
     old: ExperimentState
     launcher: str
     host: str
-    device: str
+    devices: tuple[str, ...]
+    """UUIDs of its GPUs, or its slot."""
+    shared: bool = False
+    """Whether others may be on the same GPUs, where its memory leaves room."""
+    vram_source: str | None = None
+    """Whose word its `spec.vram_mb` is."""
     git_commit: str | None = None
 
 
@@ -108,8 +109,12 @@ def reopen(connection: Connection, campaign_id: int, exp_ids: Sequence[str], *, 
     final: nothing that is observed leads here.
     """
     table = t.experiments
+    still_open = t.attempts.c.state.in_([AttemptState.LAUNCHING, AttemptState.RUNNING])
+    # Held because its host does not answer: the job may run on, and a second one must not start beside it.
+    query = select(t.attempts.c.exp_id).where(t.attempts.c.campaign_id == campaign_id, still_open)
+    under_way = set(connection.execute(query).scalars())
     for old in (ExperimentState.FAILED, ExperimentState.ON_HOLD, ExperimentState.SUPERSEDED):
-        chosen = [e for e in _in_state(connection, campaign_id, old) if e in set(exp_ids)]
+        chosen = [e for e in _in_state(connection, campaign_id, old) if e in set(exp_ids) - under_way]
         for exp_id in chosen:
             connection.execute(
                 update(table)
@@ -143,29 +148,17 @@ def record_intents(connection: Connection, campaign_id: int, intents: Sequence[I
             i.spec.exp_id,
             i.old,
             ExperimentState.LAUNCHING,
-            f"attempt {i.spec.attempt} on {i.host} {i.device}",
+            f"attempt {i.spec.attempt} on {i.host} {', '.join(i.devices)}",
             {"attempt": i.spec.attempt, "retry_at": None},
         )
         for i in intents
     ]
     move(connection, campaign_id, moves, now=now, who="dispatcher")
     try:
-        connection.execute(
-            insert(t.leases),
-            [
-                {
-                    "host": i.host,
-                    "device": i.device,
-                    "token": i.spec.token,
-                    "campaign_id": campaign_id,
-                    "taken_at": now,
-                }
-                for i in intents
-            ],
-        )
+        take(connection, campaign_id, [_claim(i) for i in intents], now=now)
         connection.execute(insert(t.attempts), [_attempt_values(campaign_id, i, now) for i in intents])
     except IntegrityError as error:
-        raise Stale(f"a device or an attempt was taken meanwhile ({error.orig}); reading again") from error
+        raise Stale(f"an attempt was launched meanwhile ({error.orig}); reading again") from error
 
 
 def record_submitted(
@@ -204,10 +197,7 @@ def record_outcomes(connection: Connection, campaign_id: int, outcomes: Sequence
     ]
     if connection.execute(_outcome_statement(), rows).rowcount != len(rows):
         raise Stale("an attempt was closed meanwhile; reading again")
-    connection.execute(
-        _release_statement(),
-        [{"_token": o.token} for o in outcomes],
-    )
+    release(connection, [o.token for o in outcomes])
 
 
 def _in_state(connection: Connection, campaign_id: int, state: ExperimentState, stage: str | None = None) -> list[str]:
@@ -216,6 +206,11 @@ def _in_state(connection: Connection, campaign_id: int, state: ExperimentState, 
     if stage is not None:
         query = query.where(table.c.stage == stage)
     return list(connection.execute(query.order_by(table.c.position)).scalars())
+
+
+def _claim(intent: Intent) -> Claim:
+    vram = intent.spec.vram_mb if intent.spec.gpus else None
+    return Claim(intent.host, intent.devices, intent.spec.token, vram, intent.shared)
 
 
 def _attempt_values(campaign_id: int, intent: Intent, now: float) -> dict[str, Any]:
@@ -229,7 +224,9 @@ def _attempt_values(campaign_id: int, intent: Intent, now: float) -> dict[str, A
         "spec": vars(spec),  # plain data already: asdict would copy it deeply
         "launcher": intent.launcher,
         "host": intent.host,
-        "device": intent.device,
+        "device": ",".join(intent.devices),
+        "vram_mb": spec.vram_mb,
+        "vram_source": intent.vram_source,
         "run_dir": spec.run_dir,
         "git_commit": intent.git_commit,
         "intent_at": now,
@@ -282,8 +279,3 @@ def _outcome_statement() -> Update:
         .where(t.attempts.c.token == bindparam("_token"), still_open)
         .values(**{c: bindparam(f"v_{c}") for c in columns})
     )
-
-
-@cache
-def _release_statement() -> Delete:
-    return delete(t.leases).where(t.leases.c.token == bindparam("_token"))

@@ -179,7 +179,7 @@ def _view(row: dict[str, Any], metrics: list[dict[str, Any]]) -> ExperimentView:
         attempt=row["attempt"],
         launcher=row["launcher"],
         host=row["host"],
-        gpu=None,  # slots of the processor today; a device's UUID once GPUs are placed
+        gpu=",".join(spec.get("gpus", ())) or None,
         job_id=row["job_id"],
         run_dir=row["run_dir"],
         command=json.dumps(spec["argv"]) if spec.get("argv") else "",

@@ -118,6 +118,10 @@ attempts = Table(
     Column("evidence", Text, nullable=False, default=""),
     Column("fix", Text, nullable=False, default=""),
     Column("cursors", JSON, nullable=False, default=dict),
+    # MiB per GPU: what it was given and by whose word, and the most that was seen.
+    Column("vram_mb", Integer),
+    Column("vram_source", String(16)),
+    Column("vram_peak_mb", Integer),
     UniqueConstraint("campaign_id", "exp_id", "attempt"),
 )
 
@@ -129,9 +133,12 @@ leases = Table(
     Column("device", Text, nullable=False),
     Column("token", String(63), nullable=False),
     Column("campaign_id", ForeignKey("campaigns.id"), nullable=False),
+    # MiB of a GPU; null: all of it.
+    Column("vram_mb", Integer),
+    # Whether others may have the rest of the device.
+    Column("shared", Boolean, nullable=False, default=False),
     Column("taken_at", Float, nullable=False),
-    # The database itself refuses a second holder of one device.
-    UniqueConstraint("host", "device"),
+    UniqueConstraint("host", "device", "token"),
 )
 
 events = Table(
@@ -175,6 +182,8 @@ alerts = Table(
     Column("message", Text, nullable=False),
     Column("choices", JSON, nullable=False),
     Column("effect", String(16)),
+    Column("answer", String(40)),
+    Column("answered_by", Text),
     Column("created_at", Float, nullable=False),
     UniqueConstraint("campaign_id", "exp_id", "attempt", "syndrome"),
 )

@@ -53,6 +53,7 @@ class HostView:
     """One host at one moment."""
 
     host: str
+    """Its name in the ledger: one for each machine, whoever looks at it."""
     slots: int
     """How many experiments without GPUs may run at once."""
     gpus: tuple[Gpu, ...] = ()
@@ -61,6 +62,8 @@ class HostView:
     """Why nothing can be placed there now: unreachable, or its driver does not answer."""
     factor: float = 1.0
     """How long an experiment takes here / on the reference host."""
+    launcher: str = "local"
+    """Name of the launcher that runs jobs there."""
     driver: str = ""
     cuda: str = ""
     reserve: frozenset[str] = field(default_factory=frozenset)

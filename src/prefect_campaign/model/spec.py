@@ -1,5 +1,6 @@
 """The campaign spec: one pydantic model for Python, YAML and the UI form alike."""
 
+import re
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
@@ -13,6 +14,9 @@ Selector = dict[str, list[Scalar]]
 
 RESERVED_FIELDS = frozenset({"seed", "run_dir", "checkpoint_dir", "exp_id", "attempt"})
 """Template fields that the product fills in by itself."""
+
+
+LAUNCHER = re.compile(r"local(/[a-z0-9-]+)?|ssh/[a-z0-9-]+")
 
 
 def _selector(value: Any) -> Any:
@@ -200,11 +204,29 @@ class Campaign(Model):
     full: Stage = Field(default_factory=lambda: Stage(name="full"))
     resources: Resources = Resources()
     policy: Policy = Policy()
-    launcher: str = Field(
-        default="local", pattern=r"^local(/[a-z0-9-]+)?$", description="local, or local/<name of a Prefect block>."
+    launcher: list[str] = Field(
+        default=["local"],
+        min_length=1,
+        description="Machines that may be used: local, local/<block> or ssh/<block>, the name of a Prefect block.",
     )
     tracking: Tracking = Tracking()
     publish: Publish = Publish()
+
+    @field_validator("launcher", mode="before")
+    @classmethod
+    def _one_launcher(cls, value: Any) -> Any:
+        """One machine need not be a list: ``launcher: ssh/lab-1``."""
+        return [value] if isinstance(value, str) else value
+
+    @field_validator("launcher")
+    @classmethod
+    def _known_launchers(cls, value: list[str]) -> list[str]:
+        unknown = next((v for v in value if not LAUNCHER.fullmatch(v)), None)
+        if unknown is not None:
+            raise ValueError(f"{unknown!r} is no machine; use local, local/<block> or ssh/<block>")
+        if len(set(value)) < len(value):
+            raise ValueError("names a machine twice")
+        return value
 
     @field_validator("full", mode="before")
     @classmethod

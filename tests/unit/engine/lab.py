@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from prefect_campaign import Campaign, Objective, Stage, Sweep
-from prefect_campaign.engine.dispatcher import AttemptEnd, Dispatcher, open_dispatcher
+from prefect_campaign.engine.dispatcher import Dispatcher, open_dispatcher
+from prefect_campaign.engine.ends import AttemptEnd
 from prefect_campaign.engine.setting import Setting, register
 from prefect_campaign.launch.local import LocalLauncher
 from prefect_campaign.ledger import tables as t
@@ -74,7 +75,7 @@ class Lab:
     async def run(self, launcher: Any = None) -> "Lab":
         """Drive the stage to its end."""
         async with self.open(launcher) as dispatcher:
-            dispatcher.on_end = self.ends.append
+            dispatcher.ends.on_end = self.ends.append
             await asyncio.wait_for(dispatcher.run(), 60)
         return self
 

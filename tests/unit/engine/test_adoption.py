@@ -9,7 +9,7 @@ import psutil
 import pytest
 from unit.engine.lab import REPORT, Lab, campaign, interrupted, tick_until, until
 
-from prefect_campaign.engine import dispatcher as module
+from prefect_campaign.engine import hold as module
 from prefect_campaign.launch.local import LocalLauncher
 from prefect_campaign.ledger import tables as t
 from prefect_campaign.model.errors import Fenced, Refused, Transient
@@ -181,7 +181,7 @@ async def test_who_waits_for_an_experiment_is_told_of_every_end(tmp_path: Path) 
 
         async def follow() -> None:
             while True:
-                told.append(await dispatcher.attempt_end(lab.only.exp_id))
+                told.append(await dispatcher.ends.next(lab.only.exp_id))
 
         following = asyncio.create_task(follow())
         await asyncio.wait_for(dispatcher.run(), 20)

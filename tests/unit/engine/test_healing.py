@@ -117,7 +117,7 @@ async def test_fixes_survive_a_new_dispatcher(tmp_path: Path) -> None:
         async with lab.open() as dispatcher:
             await dispatcher.adopt()
             ended = len(lab.ends)
-            dispatcher.on_end = lab.ends.append
+            dispatcher.ends.on_end = lab.ends.append
             await tick_until(dispatcher, lambda before=ended: len(lab.ends) > before)
     assert (lab.only.state, lab.only.objective_value) == ("done", 16.0)
     assert lab.only.changes == ("batch_size 64 -> 32", "batch_size 32 -> 16")

@@ -32,7 +32,7 @@ async def test_attempts_of_another_stage_are_followed_to_their_end(tmp_path: Pat
     full = Lab(pilot.spec, "full")
     launched: list[str] = []
     async with full.open() as dispatcher:
-        dispatcher.on_launch, dispatcher.on_end = lambda e, _: launched.append(e), full.ends.append
+        dispatcher.on_launch, dispatcher.ends.on_end = lambda e, _: launched.append(e), full.ends.append
         await dispatcher.adopt()
         await dispatcher.tick()
         assert sorted(full.states) == ["ready"] * 3  # no device is free

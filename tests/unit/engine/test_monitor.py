@@ -25,7 +25,7 @@ def bare(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     async def followed(exp_id: str) -> None:
         end = None
         while end is None or end.state == "queued":
-            end = await module.current_dispatcher.get().attempt_end(exp_id)
+            end = await module.current_dispatcher.get().ends.next(exp_id)
 
     monkeypatch.setattr(module, "_followed", followed)
     monkeypatch.setattr(module, "AGAIN_SECONDS", 0.01)

@@ -229,7 +229,7 @@ async def test_all_alerts_that_apply_are_given_once_each(tmp_path: Path) -> None
 async def test_an_experiment_that_others_took_away_is_told_to_who_waits(tmp_path: Path) -> None:
     lab = Lab(campaign(tmp_path, "exit 3", policy={"retry_delay_seconds": 0.3}))
     async with lab.open() as dispatcher:
-        dispatcher.on_end = lab.ends.append
+        dispatcher.ends.on_end = lab.ends.append
         await dispatcher.adopt()
         await tick_until(dispatcher, lambda: lab.states == ["queued"])
         with lab.setting.ledger.write() as connection:

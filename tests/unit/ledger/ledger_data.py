@@ -78,7 +78,7 @@ class Book:
     def intend(self, exp_id: str, attempt: int = 1, *, old: E = E.READY, device: str = "slot-0") -> AttemptSpec:
         spec = attempt_of(exp_id, attempt)
         with self.ledger.write() as connection:
-            intents = [Intent(spec, old, "local", "here", device)]
+            intents = [Intent(spec, old, "local", "here", (device,))]
             record_intents(connection, self.row.id, intents, now=self.ledger.clock())
         return spec
 

@@ -3,10 +3,10 @@
 import pytest
 from unit.ledger.ledger_data import Book, E, register_demo
 
-from prefect_campaign.ledger import batches
 from prefect_campaign.ledger import tables as t
 from prefect_campaign.ledger.campaigns import acquire, latest_round, release, renew
-from prefect_campaign.ledger.experiments import Stale, open_stage
+from prefect_campaign.ledger.experiments import open_stage
+from prefect_campaign.ledger.leases import Stale, held
 from prefect_campaign.model.errors import Fenced, Transient
 
 PILOT = "p1_main_lr1_s0"
@@ -105,7 +105,7 @@ def test_one_device_of_a_host_has_one_holder_across_campaigns(book: Book) -> Non
     other = register_demo(book.ledger, name="other")
     other.open_stage()
     before = book.dump()
-    with pytest.raises(Stale, match="a device or an attempt was taken"):
+    with pytest.raises(Stale, match="meanwhile"):
         other.intend(PILOT, device="slot-0")
     assert book.dump() == before
 
@@ -118,8 +118,8 @@ def test_two_intents_for_one_device_are_refused_together(book: Book) -> None:
     assert book.states()["main_lr2_s0"] == "ready"
     book.intend("main_lr2_s0", device="slot-1")
     with book.ledger.read() as connection:
-        assert batches.leased_devices(connection, "here") == {"slot-0", "slot-1"}
-        assert batches.leased_devices(connection, "elsewhere") == set()
+        assert {one.device for one in held(connection, ["here"])} == {"slot-0", "slot-1"}
+        assert held(connection, ["elsewhere"]) == []
 
 
 def test_an_attempt_is_intended_once(book: Book) -> None:

@@ -25,7 +25,6 @@ from prefect_campaign.ledger.experiments import (
     Intent,
     Move,
     Outcome,
-    Stale,
     move,
     open_stage,
     record_intents,
@@ -33,6 +32,7 @@ from prefect_campaign.ledger.experiments import (
     record_submitted,
     reopen,
 )
+from prefect_campaign.ledger.leases import Stale
 from prefect_campaign.ledger.location import Home
 from prefect_campaign.model.errors import Fenced
 from prefect_campaign.model.records import Handle
@@ -139,7 +139,7 @@ class LedgerMachine(RuleBasedStateMachine):
         self.end(token, old, end)
 
     def intend(self, exp_id: str, attempt: int, old: E, device: str) -> bool:
-        intent = Intent(attempt_of(exp_id, attempt), old, "local", "here", device)
+        intent = Intent(attempt_of(exp_id, attempt), old, "local", "here", (device,))
         return self.apply(None, lambda c: record_intents(c, self.book.row.id, [intent], now=self.now))
 
     def submit(self, token: tuple[str, int]) -> bool:

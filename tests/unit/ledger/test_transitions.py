@@ -5,7 +5,8 @@ from sqlalchemy import update
 from unit.ledger.ledger_data import Book, E, attempt_of, register_demo
 
 from prefect_campaign.ledger import tables as t
-from prefect_campaign.ledger.experiments import Move, Stale, move, open_stage, reopen
+from prefect_campaign.ledger.experiments import Move, move, open_stage, reopen
+from prefect_campaign.ledger.leases import Stale
 from prefect_campaign.ledger.observations import note_experiment
 from prefect_campaign.model.states import FINAL, TRANSITIONS, AttemptState
 

@@ -43,6 +43,8 @@ def upgrade() -> None:
         sa.Column("message", sa.Text(), nullable=False),
         sa.Column("choices", sa.JSON(), nullable=False),
         sa.Column("effect", sa.String(length=16), nullable=True),
+        sa.Column("answer", sa.String(length=40), nullable=True),
+        sa.Column("answered_by", sa.Text(), nullable=True),
         sa.Column("created_at", sa.Float(), nullable=False),
         sa.ForeignKeyConstraint(
             ["campaign_id"],
@@ -120,6 +122,9 @@ def upgrade() -> None:
         sa.Column("evidence", sa.Text(), nullable=False),
         sa.Column("fix", sa.Text(), nullable=False),
         sa.Column("cursors", sa.JSON(), nullable=False),
+        sa.Column("vram_mb", sa.Integer(), nullable=True),
+        sa.Column("vram_source", sa.String(length=16), nullable=True),
+        sa.Column("vram_peak_mb", sa.Integer(), nullable=True),
         sa.ForeignKeyConstraint(
             ["campaign_id"],
             ["campaigns.id"],
@@ -211,13 +216,15 @@ def upgrade() -> None:
         sa.Column("device", sa.Text(), nullable=False),
         sa.Column("token", sa.String(length=63), nullable=False),
         sa.Column("campaign_id", sa.Integer(), nullable=False),
+        sa.Column("vram_mb", sa.Integer(), nullable=True),
+        sa.Column("shared", sa.Boolean(), nullable=False),
         sa.Column("taken_at", sa.Float(), nullable=False),
         sa.ForeignKeyConstraint(
             ["campaign_id"],
             ["campaigns.id"],
         ),
         sa.PrimaryKeyConstraint("id"),
-        sa.UniqueConstraint("host", "device"),
+        sa.UniqueConstraint("host", "device", "token"),
     )
     op.create_table(
         "metrics",

@@ -1,0 +1,127 @@
+"""The hosts of a campaign as they were last seen, kept fresh beside the dispatcher."""
+
+import asyncio
+import dataclasses
+import logging
+from collections.abc import Callable, Mapping, Sequence
+
+from prefect_campaign.launch.fleet import Fleet
+from prefect_campaign.launch.protocol import Launcher
+from prefect_campaign.ledger.leases import Lease
+from prefect_campaign.model.clock import Clock
+from prefect_campaign.model.devices import Gpu, HostView
+from prefect_campaign.model.errors import Refused
+from prefect_campaign.placement.demand import Held
+from prefect_campaign.placement.peaks import Peaks
+
+FRESH_SECONDS = 2.0
+"""An older look is repeated before GPUs are placed by it."""
+STALE_SECONDS = 60.0
+"""A host that nobody could look at for so long has nothing placed on it."""
+
+log = logging.getLogger("prefect_campaign")
+
+
+class Hosts:
+    """What is known of the machines that a launcher runs jobs on.
+
+    Args:
+        launcher: looks at them.
+        slots: processor slots of a campaign that names no limit of its own; None: as many as each host has.
+        clock: seconds since the epoch.
+    """
+
+    def __init__(self, launcher: Launcher, slots: int | None, clock: Clock) -> None:
+        self.on_news: Callable[[], None] = lambda: None
+        """Called in the event loop when a look in the background is over."""
+        self.views: tuple[HostView, ...] = ()
+        self.extra: Mapping[tuple[str, str], int] = {}
+        """(host, UUID) -> MiB that others' processes have shown at their peak, beyond what they use now."""
+        self._launcher = launcher
+        self._slots = slots
+        self._clock = clock
+        self._peaks = Peaks()
+        self._seen_at = 0.0
+        self._looking: asyncio.Task[None] | None = None
+
+    async def look(self) -> None:
+        """See every host now."""
+        seen = await self._launcher.look()
+        if self._slots is not None and len(seen) == 1:
+            seen = [dataclasses.replace(seen[0], slots=self._slots)]
+        self.views = tuple(seen)
+        self.extra = self._peaks.seen(self.views)
+        self._seen_at = self._clock()
+
+    async def look_at(self, host: str) -> HostView:
+        """See one host now.
+
+        Raises:
+            Refused: it is none of the campaign's.
+            Transient: it cannot be looked at now.
+        """
+        one = self._launcher.member(host) if isinstance(self._launcher, Fleet) else self._launcher
+        found = next((v for v in await one.look() if v.host == host), None)
+        if found is None:
+            raise Refused(f"host {host!r} is none of the campaign's machines any more")
+        return found
+
+    def refresh(self) -> None:
+        """Look again beside everything else, unless that is under way or was just done."""
+        if self._looking is None and self._clock() - self._seen_at >= FRESH_SECONDS:
+            self._looking = asyncio.create_task(self._look_beside())
+
+    def outdated(self) -> None:
+        """Something has ended: what was seen before does not show its memory as free."""
+        self._seen_at = 0.0
+
+    def launcher(self, host: str) -> str:
+        """Name of the launcher of a host."""
+        return next(v.launcher for v in self.views if v.host == host)
+
+    def gpu(self, host: str, uuid: str) -> Gpu | None:
+        """One GPU as it was last seen."""
+        return next((g for v in self.views if v.host == host for g in v.gpus if g.uuid == uuid), None)
+
+    def held(self, leases: Sequence[Lease]) -> list[Held]:
+        """The leases with what the driver shows of them already."""
+        shown: dict[tuple[str, str, tuple[str, ...]], int] = {}
+        for view in self.views:
+            for gpu in view.gpus:
+                for process in gpu.processes:
+                    if process.run_dir:
+                        key = (view.host, gpu.uuid, run_key(process.run_dir))
+                        shown[key] = shown.get(key, 0) + (process.used_mb or 0)
+        return [
+            Held(
+                host=one.host,
+                device=one.device,
+                token=one.token,
+                vram_mb=one.vram_mb,
+                shared=one.shared,
+                seen_mb=shown.get((one.host, one.device, run_key(one.run_dir or "")), 0),
+            )
+            for one in leases
+        ]
+
+    async def close(self) -> None:
+        """Stop looking."""
+        if self._looking is not None:
+            self._looking.cancel()
+            await asyncio.wait([self._looking], timeout=5)
+
+    async def _look_beside(self) -> None:
+        try:
+            await self.look()
+        except Exception as error:  # a look that fails must not end the watching; old views grow stale
+            log.warning("hosts could not be looked at: %s", error)
+            if self._clock() - self._seen_at > STALE_SECONDS:
+                self.views = tuple(dataclasses.replace(v, problem=f"not seen: {error}") for v in self.views)
+        finally:
+            self._looking = None
+        self.on_news()
+
+
+def run_key(run_dir: str) -> tuple[str, ...]:
+    """What names an attempt in a run dir's path, wherever a host keeps its run dirs: campaign, exp_id, attempt."""
+    return tuple(run_dir.split("/")[-4:])

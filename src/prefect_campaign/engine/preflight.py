@@ -1,0 +1,201 @@
+"""A last look at the chosen GPUs before a launch: whoever else is on them is never barged in on."""
+
+import asyncio
+import logging
+from collections.abc import Callable, Collection
+from dataclasses import dataclass
+
+from prefect_campaign.engine.hold import Hold
+from prefect_campaign.engine.hosts import Hosts, run_key
+from prefect_campaign.ledger import alerts, leases
+from prefect_campaign.ledger.alerts import ANYWAY, ELSEWHERE, STOP
+from prefect_campaign.model.devices import Gpu, HostView
+from prefect_campaign.model.records import AttemptSpec
+
+BUSY_PERCENT = 85
+"""Utilisation, or share of the memory in use, from which a GPU counts as busy."""
+POLL_SECONDS = 10.0
+ALERT_SECONDS = 180.0
+"""So long is waited in silence for a busy GPU; then people are asked."""
+ANSWER_SECONDS = 120.0
+"""So long is waited for their answer; then another GPU is taken, if there is one."""
+SYNDROME = "gpu_busy"
+
+log = logging.getLogger("prefect_campaign")
+
+
+@dataclass
+class Waiting:
+    """An attempt whose GPUs are looked at before it starts."""
+
+    spec: AttemptSpec
+    since: float
+    """Seconds since the epoch."""
+    next_look: float
+    busy: str = ""
+    asked_at: float | None = None
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What becomes of an attempt that was looked after."""
+
+    spec: AttemptSpec
+    effect: str
+    """``start``, ``elsewhere`` or ``stop``."""
+    why: str = ""
+
+
+class Preflight:
+    """The attempts of one dispatcher that wait for their GPUs to be free.
+
+    Args:
+        hold: the campaign.
+        hosts: looks at its machines.
+        elsewhere: whether an attempt could be placed on other GPUs now.
+        woken: called when there is something to take.
+    """
+
+    def __init__(
+        self, hold: Hold, hosts: Hosts, elsewhere: Callable[[AttemptSpec], bool], woken: Callable[[], None]
+    ) -> None:
+        self._hold = hold
+        self._hosts = hosts
+        self._elsewhere = elsewhere
+        self._woken = woken
+        self._waiting: dict[str, Waiting] = {}
+        self._looks: dict[str, asyncio.Task[None]] = {}
+        self._seen: dict[str, tuple[float, HostView]] = {}
+
+    def __len__(self) -> int:
+        return len(self._waiting)
+
+    @property
+    def next_at(self) -> float | None:
+        """When something is to be done next, unless it is under way; seconds since the epoch."""
+        return min((w.next_look for w in self._waiting.values() if w.spec.host not in self._looks), default=None)
+
+    def begin(self, spec: AttemptSpec) -> None:
+        """Have an attempt's GPUs looked at."""
+        now = self._hold.now()
+        self._waiting[spec.token] = Waiting(spec, now, now)
+
+    def step(self) -> list[Verdict]:
+        """Look where it is time, and say what becomes of those that need not wait any longer."""
+        now = self._hold.now()
+        verdicts = [v for w in list(self._waiting.values()) if (v := self._verdict(w, now)) is not None]
+        for verdict in verdicts:
+            if self._waiting.pop(verdict.spec.token).asked_at is not None:
+                self._settle(verdict)
+        for host in {w.spec.host for w in self._waiting.values() if w.next_look <= now} - set(self._looks):
+            self._looks[host] = asyncio.create_task(self._look(host))
+        return verdicts
+
+    async def close(self) -> None:
+        """Stop looking; nothing was started."""
+        for look in self._looks.values():
+            look.cancel()
+        if self._looks:
+            await asyncio.wait(self._looks.values(), timeout=5)
+
+    async def _look(self, host: str) -> None:
+        began = self._hold.now()
+        try:
+            view = await self._hosts.look_at(host)
+        except Exception as error:
+            view = HostView(host, 0, problem=str(error))
+        self._seen[host] = began, view
+        del self._looks[host]
+        self._woken()
+
+    def _verdict(self, one: Waiting, now: float) -> Verdict | None:
+        seen = self._seen.get(one.spec.host)
+        if seen is None or seen[0] < one.next_look:
+            return None
+        one.busy = self._busy(one.spec, seen[1])
+        if not one.busy:
+            return Verdict(one.spec, "start")
+        one.next_look = now + POLL_SECONDS
+        if one.asked_at is None and now - one.since >= ALERT_SECONDS:
+            self._ask(one, now)
+        if one.asked_at is None:
+            return None
+        answer = self._answer(one)
+        if answer == ANYWAY:
+            return Verdict(one.spec, "start", f"{one.busy}; continued anyway")
+        if answer == STOP:
+            return Verdict(one.spec, "stop", f"{one.busy}; stopped by a person")
+        late = now - one.asked_at >= ANSWER_SECONDS
+        if (answer == ELSEWHERE or late) and self._elsewhere(one.spec):
+            return Verdict(one.spec, "elsewhere", f"{one.busy}; another GPU is taken")
+        return None
+
+    def _busy(self, spec: AttemptSpec, view: HostView) -> str:
+        if view.problem:
+            return f"{view.host}: {view.problem}"
+        with self._hold.ledger.read() as connection:
+            taken = leases.held(connection, [view.host])
+        by_uuid = {g.uuid: g for g in view.gpus}
+        for uuid in spec.gpus:
+            gpu = by_uuid.get(uuid)
+            tenants = [run_key(one.run_dir) for one in taken if one.device == uuid and one.run_dir]
+            found = f"{uuid} is not there any more" if gpu is None else busy(gpu, tenants)
+            if found:
+                return f"{view.host}: {found}"
+        return ""
+
+    def _ask(self, one: Waiting, now: float) -> None:
+        one.asked_at = now
+        log.warning("%s: waits for a busy GPU: %s", one.spec.token, one.busy)
+        with self._hold.write() as connection:
+            alerts.raise_alert(
+                connection,
+                self._hold.campaign_id,
+                one.spec.exp_id,
+                one.spec.attempt,
+                syndrome=SYNDROME,
+                message=f"{one.spec.exp_id} attempt {one.spec.attempt} waits: {one.busy}",
+                choices=(ANYWAY, ELSEWHERE, STOP),
+                now=now,
+            )
+
+    def _settle(self, verdict: Verdict) -> None:
+        with self._hold.write() as connection:
+            alerts.settle(
+                connection,
+                self._hold.campaign_id,
+                verdict.spec.exp_id,
+                verdict.spec.attempt,
+                syndrome=SYNDROME,
+                effect=verdict.effect,
+            )
+
+    def _answer(self, one: Waiting) -> str | None:
+        with self._hold.ledger.read() as connection:
+            return alerts.answer_of(
+                connection, self._hold.campaign_id, one.spec.exp_id, one.spec.attempt, syndrome=SYNDROME
+            )
+
+
+def busy(gpu: Gpu, tenants: Collection[tuple[str, ...]]) -> str:
+    """Why a GPU must not be used now; empty if it may.
+
+    Args:
+        gpu: as it is now.
+        tenants: `run_key` of every attempt that has a lease on it: these may be there.
+    """
+    name = f"GPU {gpu.index} ({gpu.name})"
+    if gpu.problem:
+        return f"{name}: {gpu.problem}"
+    computing = [p for p in gpu.processes if not p.graphics]
+    others = [p for p in computing if p.run_dir is None or run_key(p.run_dir) not in tenants]
+    if others:
+        who = ", ".join(f"{p.user}'s {p.command} (pid {p.pid})" for p in others[:3])
+        return f"{name} is used by {who}" + (f" and {len(others) - 3} more" if len(others) > 3 else "")
+    if computing:  # our own, who share it: their memory is in their leases
+        return ""
+    if gpu.utilisation is not None and gpu.utilisation >= BUSY_PERCENT:
+        return f"{name} is at {gpu.utilisation} % utilisation"
+    if gpu.total_mb and gpu.used_mb * 100 >= gpu.total_mb * BUSY_PERCENT:
+        return f"{name} has {gpu.used_mb} of {gpu.total_mb} MiB in use"
+    return ""
