@@ -84,6 +84,18 @@ def status(
 
 
 @app.command()
+def gpus(
+    name: Annotated[str, typer.Argument(help="Campaign whose machines are shown; without one, this machine.")] = "",
+    watch: Annotated[bool, typer.Option("--watch", help="Again every 2 s, until Ctrl-C.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="For programs.")] = False,
+) -> None:
+    """Show the GPUs: how much is free, who uses them, who has them leased."""
+    from prefect_campaign.cli.gpus import show_gpus
+
+    show_gpus(name, watch=watch, as_json=as_json)
+
+
+@app.command()
 def approve(
     name: Name,
     answer: Annotated[str, typer.Argument(help="CONTINUE, PIVOT or KILL.")],

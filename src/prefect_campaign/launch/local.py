@@ -24,7 +24,7 @@ from prefect_campaign.launch.process import Process, host_name, read_process
 from prefect_campaign.launch.record import take_record
 from prefect_campaign.launch.script import CLAIM_NAME, RECORD_NAME, SCRIPT_NAME, STDERR_NAME, STDOUT_NAME, job_script
 from prefect_campaign.launch.tree import open_pidfd, stop_tree
-from prefect_campaign.launch.visible import usable, with_reserve_checked
+from prefect_campaign.launch.visible import reserved_uuids, usable, with_reserve_checked
 from prefect_campaign.model.clock import Clock, system_clock
 from prefect_campaign.model.crash import crash_point
 from prefect_campaign.model.devices import HostView
@@ -60,7 +60,7 @@ class LocalLauncher:
 
     Args:
         slots: how many jobs may run at once; by default the CPUs this process may use.
-        reserve: GPUs that are kept for people: indices or UUIDs.
+        reserve: GPUs that are kept for people: indices, UUIDs or their beginnings.
         keep_free: how many usable GPUs are always left free for people.
         factor: how long an experiment takes here / on the reference host.
         gpus: reads the GPUs; by default the one reader of this process.
@@ -105,7 +105,7 @@ class LocalLauncher:
                 factor=self.factor,
                 driver=reading.driver,
                 cuda=reading.cuda,
-                reserve=self.reserve,
+                reserve=self.reserve | reserved_uuids(self.reserve, host, gpus),
                 keep_free=self.keep_free,
                 seen_at=self._clock(),
             )

@@ -1,7 +1,7 @@
 """``CUDA_VISIBLE_DEVICES``: which GPUs this process may use at all, and what a job is told."""
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 
 from prefect_campaign.model.devices import Gpu
@@ -64,21 +64,17 @@ def usable(gpus: Sequence[Gpu], environment: Mapping[str, str]) -> tuple[Gpu, ..
     return tuple(gpu if gpu.uuid in shown else _with_problem(gpu, why) for gpu in gpus)
 
 
-def reserve_matches(entry: str, host: str, gpu: Gpu) -> bool:
-    """Whether a reserve entry means this GPU: its index, ``host:index``, or its UUID or a beginning of it."""
-    entry = entry.strip()
-    named, _, number = entry.rpartition(":")
-    if _INDEX.fullmatch(number):
-        return int(number) == gpu.index and named in ("", host)
-    return len(entry) > len("GPU-") and gpu.uuid.upper().startswith(entry.upper())
+def reserved_uuids(reserve: Collection[str], host: str, gpus: Sequence[Gpu]) -> frozenset[str]:
+    """UUIDs of the GPUs that reserve entries mean: an index, a UUID or its beginning, each also as ``host:...``."""
+    return frozenset(gpu.uuid for gpu in gpus for entry in reserve if _means(entry, host, gpu))
 
 
-def with_reserve_checked(gpus: Sequence[Gpu], reserve: frozenset[str], keep_free: int, host: str) -> tuple[Gpu, ...]:
+def with_reserve_checked(gpus: Sequence[Gpu], reserve: Collection[str], keep_free: int, host: str) -> tuple[Gpu, ...]:
     """The same GPUs; if a reserve entry means none of them, that is everybody's problem.
 
     It is a slip or a GPU that was lost. Which one a person wanted to keep cannot be known, so none is used.
     """
-    strange = sorted(entry for entry in reserve if not any(reserve_matches(entry, host, gpu) for gpu in gpus))
+    strange = sorted(entry for entry in reserve if not any(_means(entry, host, gpu) for gpu in gpus))
     problems = []
     if strange:
         problems.append(
@@ -88,6 +84,13 @@ def with_reserve_checked(gpus: Sequence[Gpu], reserve: frozenset[str], keep_free
     if gpus and keep_free > len(gpus):
         problems.append(f"keep_free: {keep_free} is more than the {len(gpus)} GPUs of {host}")
     return tuple(_with_problem(gpu, "; ".join(problems)) for gpu in gpus) if problems else tuple(gpus)
+
+
+def _means(entry: str, host: str, gpu: Gpu) -> bool:
+    entry = entry.strip().removeprefix(f"{host}:")
+    if _INDEX.fullmatch(entry):
+        return int(entry) == gpu.index
+    return len(entry) > len("GPU-") and gpu.uuid.upper().startswith(entry.upper())
 
 
 def _named(entry: str, gpus: Sequence[Gpu]) -> str | None:
