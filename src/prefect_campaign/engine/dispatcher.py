@@ -177,8 +177,8 @@ class Dispatcher:
             The attempts to launch: they and their devices are on record.
         """
         self._placed_at = now = self._hold.now()
-        free = self._planner.most - len(self._watch.live) - self._starter.unsure + len(concluded)
-        due = self._batch.due(now, most=max(free, 0))
+        busy = len(self._watch.live) + self._starter.unsure - len(concluded)
+        due = self._batch.due(now, most=self._planner.room(busy))
         over = {live.spec.token for live, _ in concluded}
         turned = [live for live in self._away.turned() if live.spec.token not in over]
         if not (concluded or off or due or turned):

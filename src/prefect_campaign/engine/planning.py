@@ -22,8 +22,8 @@ from prefect_campaign.model.states import ExperimentState
 from prefect_campaign.placement.demand import Assignment, Demand, Rules
 from prefect_campaign.placement.place import place
 
-SHARING = 16
-"""More experiments than this are never put on one GPU."""
+OFFERED = 64
+"""So many of the experiments that wait for GPUs are tried to be placed at once."""
 
 
 class Planner:
@@ -53,14 +53,12 @@ class Planner:
         """Whether its experiments are placed on GPUs."""
         return self._campaign.resources.gpus > 0
 
-    @property
-    def most(self) -> int:
-        """How many experiments could run at once, at the very most."""
+    def room(self, busy: int) -> int:
+        """How many more experiments are worth placing while so many are under way."""
         limit = self._campaign.policy.max_parallel
-        gpus = sum(len(v.gpus) for v in self._hosts.views)
-        room = gpus * (SHARING if self._rules.share else 1) if self.wants_gpus else 0
-        slots = 0 if self.wants_gpus else sum(v.slots for v in self._hosts.views)
-        return min(room + slots, limit) if limit else room + slots
+        # Of many that wait for GPUs some are placed in vain: that gives people the reason.
+        room = OFFERED if self.wants_gpus else sum(v.slots for v in self._hosts.views) - busy
+        return max(0, room if limit is None else min(room, limit - busy))
 
     def avoid(self, exp_id: str, host: str, device: str) -> None:
         """Never again place an experiment there, while this dispatcher lives."""

@@ -1,0 +1,130 @@
+"""Experiments on the GPUs of this machine: the real binding on a fake driver, real jobs, the real ledger."""
+
+import asyncio
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+from driver import Driver, gpus
+from unit.engine.lab import REPORT, Lab, campaign, until
+
+from prefect_campaign.ledger import tables as t
+
+SEES = """echo "$CAMPAIGN_EXP_ID $CUDA_VISIBLE_DEVICES" >>seen\n"""
+WAITS = """until [ -e go ]; do sleep 0.02; done\n"""
+
+
+def gpu_campaign(folder: Path, script: str, *, count: int = 1, points: int = 3, **changes: Any) -> Any:
+    policy = {"max_parallel": None, **changes.pop("policy", {})}
+    resources = {"gpus": count, **changes.pop("resources", {})}
+    return campaign(folder, script, points=range(points), policy=policy, resources=resources, **changes)
+
+
+def seen(folder: Path) -> dict[str, list[str]]:
+    """exp_id -> the GPUs that its job saw."""
+    path = folder / "seen"
+    lines = path.read_text().splitlines() if path.exists() else []
+    return {exp_id: value.split(",") for exp_id, _, value in (line.partition(" ") for line in lines)}
+
+
+async def test_each_experiment_sees_the_gpu_that_is_leased_for_it(tmp_path: Path, home: Any, driver: Driver) -> None:
+    driver.set(gpus(2))
+    lab = Lab(gpu_campaign(tmp_path, SEES + WAITS + REPORT))
+    async with lab.open() as dispatcher:
+        run = asyncio.create_task(dispatcher.run())
+        await until(lambda: len(seen(tmp_path)) == 2)
+        leases = lab.rows(t.leases)
+        assert sorted(r["device"] for r in leases) == sorted(driver.uuids)
+        assert sorted(one for (one,) in seen(tmp_path).values()) == sorted(driver.uuids)
+        assert "GPU" in dispatcher.waits
+        (tmp_path / "go").touch()
+        await asyncio.wait_for(run, 60)
+    assert lab.states == ["done"] * 3
+    assert {v.exp_id: [v.gpu] for v in lab.views} == seen(tmp_path)
+    lab.settled()
+
+
+async def test_experiments_share_a_gpu_if_their_memory_fits(tmp_path: Path, home: Any, driver: Driver) -> None:
+    driver.set(gpus(1))  # 24576 MiB: 10000 + 12000 fit, a third 12000 does not
+    lab = Lab(
+        gpu_campaign(tmp_path, SEES + WAITS + REPORT, resources={"vram_mb": 10000}, policy={"gpus": {"share": True}})
+    )
+    async with lab.open() as dispatcher:
+        run = asyncio.create_task(dispatcher.run())
+        await until(lambda: len(seen(tmp_path)) == 2)
+        assert [(r["vram_mb"], r["shared"]) for r in lab.rows(t.leases)] == [(10000, 1)] * 2
+        (tmp_path / "go").touch()
+        await asyncio.wait_for(run, 60)
+    assert lab.states == ["done"] * 3
+    lab.settled()
+
+
+async def test_an_experiment_without_gpus_sees_none(tmp_path: Path, home: Any, driver: Driver) -> None:
+    driver.set(gpus(1))
+    lab = await Lab(gpu_campaign(tmp_path, SEES + REPORT, count=0, points=1)).run()
+    assert list(seen(tmp_path).values()) == [[""]]
+    assert lab.states == ["done"]
+
+
+@pytest.mark.parametrize(
+    ("count", "policy", "why"),
+    [
+        (3, {}, "never run"),
+        (2, {"reserve": [0]}, "never run"),
+        (1, {"keep_free": 2}, "never run"),
+        (1, {"avoid": ["*RTX*"]}, "never run"),
+    ],
+)
+async def test_what_no_host_can_run_is_held_with_the_reason(
+    tmp_path: Path, home: Any, driver: Driver, count: int, policy: dict[str, Any], why: str
+) -> None:
+    driver.set(gpus(2))
+    lab = await Lab(gpu_campaign(tmp_path, REPORT, count=count, points=1, policy={"gpus": policy})).run()
+    assert lab.states == ["on_hold"]
+    assert why in lab.only.reason
+    assert lab.ran == []
+
+
+async def test_a_lost_gpu_is_left_out_and_the_others_work(tmp_path: Path, home: Any, driver: Driver) -> None:
+    driver.set(gpus(2))
+    driver.lose(driver.uuids[0])
+    lab = await Lab(gpu_campaign(tmp_path, SEES + REPORT)).run()
+    assert lab.states == ["done"] * 3
+    assert list(seen(tmp_path).values()) == [[driver.uuids[1]]] * 3
+
+
+async def test_a_gpu_that_somebody_computes_on_is_left_alone(tmp_path: Path, home: Any, driver: Driver) -> None:
+    driver.set(gpus(2))
+    driver.run(driver.uuids[0], pid=os.getpid(), used_mb=500)
+    lab = await Lab(gpu_campaign(tmp_path, SEES + REPORT)).run()
+    assert lab.states == ["done"] * 3
+    assert list(seen(tmp_path).values()) == [[driver.uuids[1]]] * 3
+    driver.stop(os.getpid())
+
+
+async def test_a_gpu_that_becomes_free_is_used(tmp_path: Path, home: Any, driver: Driver) -> None:
+    driver.set(gpus(1))
+    driver.run(driver.uuids[0], pid=os.getpid(), used_mb=20000)
+    lab = Lab(gpu_campaign(tmp_path, SEES + REPORT, points=1))
+    async with lab.open() as dispatcher:
+        run = asyncio.create_task(dispatcher.run())
+        await until(lambda: dispatcher.waits)
+        assert lab.states == ["ready"]
+        driver.stop(os.getpid())
+        await asyncio.wait_for(run, 60)
+    assert lab.states == ["done"]
+
+
+async def test_killed_before_the_look_at_its_gpu_starts_once(tmp_path: Path, home: Any, driver: Driver) -> None:
+    driver.set(gpus(1))
+    lab = Lab(gpu_campaign(tmp_path, SEES + REPORT, points=1))
+    async with lab.open() as dispatcher:
+        await dispatcher.adopt()
+        dispatcher._record([], {})  # the intent and the lease are durable, and then it dies
+    assert [r["state"] for r in lab.rows(t.attempts)] == ["launching"]
+    assert len(lab.rows(t.leases)) == 1
+    await lab.run()
+    assert lab.states == ["done"]
+    assert len(lab.ran) == 1
+    lab.settled()

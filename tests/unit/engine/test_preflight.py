@@ -1,0 +1,180 @@
+"""The last look before a launch: when a GPU counts as busy, and what follows as minutes pass and people answer."""
+
+import asyncio
+from dataclasses import dataclass, field
+from typing import Any
+
+import pytest
+from unit.ledger.ledger_data import Book, attempt_of, register_demo
+
+from prefect_campaign.engine.hold import Hold
+from prefect_campaign.engine.preflight import ALERT_SECONDS, ANSWER_SECONDS, POLL_SECONDS, Preflight, busy
+from prefect_campaign.ledger import alerts
+from prefect_campaign.ledger import tables as t
+from prefect_campaign.model.devices import Gpu, GpuProcess, HostView
+from prefect_campaign.model.errors import Refused, Transient
+
+PILOT = "p1_main_lr1_s0"
+OURS = "/home/ada/.prefect-campaign/campaigns/demo/runs/x/a1"
+KEY = ("demo", "runs", "x", "a1")
+FREE = Gpu("GPU-a", 0, "RTX", total_mb=24000, utilisation=0)
+STRANGER = GpuProcess(7, 500, user="eve", command="python")
+TAKEN = Gpu("GPU-a", 0, "RTX", total_mb=24000, used_mb=500, utilisation=1, processes=(STRANGER,))
+
+
+@pytest.mark.parametrize(
+    ("gpu", "tenants", "found"),
+    [
+        (FREE, [], ""),
+        (TAKEN, [], "GPU 0 (RTX) is used by eve's python (pid 7)"),
+        (Gpu("GPU-a", 1, "RTX", utilisation=84, total_mb=100, used_mb=84), [], ""),
+        (Gpu("GPU-a", 1, "RTX", utilisation=85), [], "85 % utilisation"),
+        (Gpu("GPU-a", 1, "RTX", total_mb=100, used_mb=85), [], "85 of 100 MiB in use"),
+        (Gpu("GPU-a", 1, "RTX", problem="is lost"), [], "is lost"),
+        (Gpu("GPU-a", 1, processes=(GpuProcess(7, 100, graphics=True),)), [], ""),
+        (Gpu("GPU-a", 1, processes=(GpuProcess(7, None),)), [], "is used by"),
+        # Those who share it may be there and work; an attempt that has no lease there any more may not.
+        (Gpu("GPU-a", 1, utilisation=99, processes=(GpuProcess(7, 9, run_dir=OURS),)), [KEY], ""),
+        (Gpu("GPU-a", 1, utilisation=99, processes=(GpuProcess(7, 9, run_dir=OURS),)), [], "is used by"),
+        (Gpu("GPU-a", 1, processes=(GpuProcess(7, 9, run_dir=OURS), STRANGER)), [KEY], "eve's python"),
+    ],
+)
+def test_when_a_gpu_is_busy(gpu: Gpu, tenants: list[tuple[str, ...]], found: str) -> None:
+    assert found in busy(gpu, tenants)
+    assert bool(busy(gpu, tenants)) == bool(found)
+
+
+@dataclass
+class Machine:
+    """A host as the dispatcher sees it."""
+
+    gpu: Gpu | None = FREE
+    problem: str = ""
+    looks: int = 0
+
+    async def look_at(self, host: str) -> HostView:
+        self.looks += 1
+        if self.problem:
+            raise Transient(self.problem)
+        return HostView(host, 1, (self.gpu,) if self.gpu else ())
+
+
+@dataclass
+class Desk:
+    """A preflight with one attempt in it, and a clock that only moves when told."""
+
+    book: Book
+    clock: Any
+    machine: Machine = field(default_factory=Machine)
+    others: bool = False
+    """Whether there is another GPU to go to."""
+
+    def __post_init__(self) -> None:
+        hold = Hold(self.book.ledger, self.book.row.id, self.book.row.fence)
+        self.woken = asyncio.Event()
+        self.preflight = Preflight(hold, self.machine, lambda spec: self.others, self.woken.set)  # type: ignore[arg-type]
+        spec = attempt_of(PILOT, 1)
+        self.preflight.begin(type(spec)(**{**vars(spec), "host": "h1", "gpus": ("GPU-a",)}))
+
+    async def step(self) -> list[tuple[str, str]]:
+        """One look and what is made of it."""
+        first = self.preflight.step()
+        if not first:
+            self.woken.clear()
+            await asyncio.wait_for(self.woken.wait(), 5)
+        return [(v.effect, v.why) for v in first or self.preflight.step()]
+
+    async def wait(self, seconds: float) -> list[tuple[str, str]]:
+        """Poll as a dispatcher does until something becomes of the attempt, at most so long."""
+        for _ in range(int(seconds / POLL_SECONDS)):
+            self.clock.advance(POLL_SECONDS)
+            found = await self.step()
+            if found:
+                return found
+        return []
+
+    def alerts(self) -> list[dict[str, Any]]:
+        return self.book.rows(t.alerts)
+
+    def answer(self, choice: str) -> None:
+        with self.book.ledger.write() as connection:
+            alerts.answer(connection, self.alerts()[-1]["id"], choice, by="ann", now=self.clock())
+
+
+@pytest.fixture
+def desk(ledger: Any, clock: Any) -> Desk:
+    return Desk(register_demo(ledger), clock)
+
+
+async def test_a_free_gpu_is_used_at_once(desk: Desk) -> None:
+    assert await desk.step() == [("start", "")]
+    assert len(desk.preflight) == 0
+    assert desk.alerts() == []
+
+
+async def test_a_busy_one_is_waited_for_in_silence_then_people_are_asked(desk: Desk) -> None:
+    desk.machine.gpu = TAKEN
+    assert await desk.step() == []
+    assert await desk.wait(ALERT_SECONDS - POLL_SECONDS) == []
+    assert desk.alerts() == []
+    assert await desk.wait(POLL_SECONDS) == []
+    (alert,) = desk.alerts()
+    assert "used by eve's python (pid 7)" in alert["message"]
+    assert [c["label"] for c in alert["choices"]] == ["Continue anyway", "Pick another GPU", "Stop"]
+    assert desk.machine.looks == 1 + ALERT_SECONDS / POLL_SECONDS
+
+
+async def test_it_starts_as_soon_as_the_gpu_is_free(desk: Desk) -> None:
+    desk.machine.gpu = TAKEN
+    assert await desk.wait(ALERT_SECONDS + POLL_SECONDS) == []
+    desk.machine.gpu = FREE
+    assert await desk.wait(POLL_SECONDS) == [("start", "")]
+    assert desk.alerts()[0]["effect"] == "start"
+
+
+@pytest.mark.parametrize(("choice", "effect"), [("continue anyway", "start"), ("Stop", "stop")])
+async def test_what_people_answer_is_done(desk: Desk, choice: str, effect: str) -> None:
+    desk.machine.gpu = TAKEN
+    await desk.wait(ALERT_SECONDS + POLL_SECONDS)
+    desk.answer(choice)
+    ((found, why),) = await desk.wait(POLL_SECONDS)
+    assert found == effect
+    assert "eve" in why
+    with pytest.raises(Refused, match="asks nothing any more"):
+        desk.answer(choice)
+
+
+@pytest.mark.parametrize("others", [True, False])
+async def test_without_an_answer_another_gpu_is_taken_or_it_waits_on(desk: Desk, others: bool) -> None:
+    desk.machine.gpu, desk.others = TAKEN, others
+    assert await desk.wait(ALERT_SECONDS) == []
+    # Nobody is barged in on, however long it takes.
+    found = await desk.wait(ANSWER_SECONDS if others else 50 * ANSWER_SECONDS)
+    assert [effect for effect, _ in found] == (["elsewhere"] if others else [])
+    assert len(desk.alerts()) == 1
+
+
+async def test_another_gpu_is_taken_at_once_when_people_say_so(desk: Desk) -> None:
+    desk.machine.gpu, desk.others = TAKEN, True
+    await desk.wait(ALERT_SECONDS + POLL_SECONDS)
+    desk.answer("Pick another GPU")
+    assert [effect for effect, _ in await desk.wait(POLL_SECONDS)] == ["elsewhere"]
+
+
+async def test_an_answer_that_is_not_offered_is_refused(desk: Desk) -> None:
+    desk.machine.gpu = TAKEN
+    await desk.wait(ALERT_SECONDS + POLL_SECONDS)
+    with pytest.raises(Refused, match="choose one of 'Continue anyway'"):
+        desk.answer("whatever")
+    assert desk.alerts()[0]["answer"] is None
+
+
+@pytest.mark.parametrize("fault", ["gone", "unreachable"])
+async def test_a_gpu_that_cannot_be_seen_is_not_free(desk: Desk, fault: str) -> None:
+    if fault == "gone":
+        desk.machine.gpu = None
+    else:
+        desk.machine.problem = "no answer within 10 s"
+    assert await desk.step() == []
+    desk.machine.gpu, desk.machine.problem = FREE, ""
+    assert await desk.wait(POLL_SECONDS) == [("start", "")]
