@@ -1,0 +1,43 @@
+"""Many processes place on the same GPUs at once: no two ever hold the same memory."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+from unit.engine.racer import HOST, over_committed
+
+from prefect_campaign.ledger.leases import Lease
+from prefect_campaign.ledger.location import Home
+from prefect_campaign.ledger.store import Ledger
+
+PROCESSES, ROUNDS = 8, 25
+
+
+def test_no_two_processes_hold_the_same_memory(home: Home) -> None:
+    tests = Path(__file__).parents[2]
+    env = {**os.environ, "CAMPAIGN_HOME": str(home.path), "PYTHONPATH": str(tests)}
+    argv = [sys.executable, "-m", "unit.engine.racer"]
+    Ledger.open(home).close()
+    racers = [
+        subprocess.Popen(
+            [*argv, f"racer{i}", str(ROUNDS)], env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        )
+        for i in range(PROCESSES)
+    ]
+    ends = [(r.communicate(timeout=120), r.returncode) for r in racers]
+    assert [code for _, code in ends] == [0] * PROCESSES, [err for (_, err), _ in ends]
+    placed = [int(out) for (out, _), _ in ends]
+    # Each of them got its share, so they were in each other's way.
+    assert min(placed) >= 1
+    assert sum(placed) > ROUNDS
+
+
+def test_the_checker_sees_what_it_is_for() -> None:
+    def lease(token: str, vram: int | None, *, shared: bool = True) -> Lease:
+        return Lease("h1", HOST.gpus[0].uuid, token, 1, vram, shared, None)
+
+    assert over_committed([lease("a", 12000), lease("b", 12000)]) == ""
+    assert over_committed([lease("a", 12000), lease("b", 13000)])
+    assert over_committed([lease("a", 1, shared=False), lease("b", 1)])
+    assert over_committed([lease("a", None), lease("b", 1)])
