@@ -3,7 +3,8 @@
 import pytest
 from contract.leftovers import no_leftovers
 
-pytest.register_assert_rewrite(*(f"contract.{part}" for part in ("launchers", "running", "keeping", "cancelling")))
+PARTS = ("launchers", "running", "keeping", "cancelling", "gpus")
+pytest.register_assert_rewrite(*(f"contract.{part}" for part in PARTS))
 
 
 @pytest.fixture(autouse=True)

@@ -6,11 +6,12 @@ broken driver can hang or crash whoever calls it, so nobody calls `read_gpus` in
 
 import json
 import os
-import select
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
+from queue import Empty, Queue
 from typing import Any
 
 from prefect_campaign.launch.users import gpu_process
@@ -72,15 +73,26 @@ def serve() -> None:
     # What the driver library may print must not get among the answers.
     answers = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)
+    questions: Queue[None] = Queue()
+    threading.Thread(target=_listen, args=(questions,), daemon=True).start()
     oldest = time.monotonic() + OLDEST_SECONDS
-    while time.monotonic() < oldest and select.select([0], [], [], IDLE_SECONDS)[0]:
-        if not os.read(0, 4096):
+    while time.monotonic() < oldest:
+        try:
+            questions.get(timeout=IDLE_SECONDS)
+        except Empty:
             return
         reading = read_gpus()
         answers.write(json.dumps(asdict(reading)) + "\n")
         answers.flush()
         if reading.problem or not reading.gpus or any(gpu.problem for gpu in reading.gpus):
             return
+
+
+def _listen(questions: Queue[None]) -> None:
+    """Pass on each question; when nobody is left to ask, end, also in the middle of a call that hangs."""
+    while os.read(0, 4096):
+        questions.put(None)
+    os._exit(0)
 
 
 def _all(nvml: Any) -> Iterator[Gpu]:
