@@ -1,0 +1,196 @@
+"""`campaign gpus`: the picture at any width, the document for programs, and the verb as a process."""
+
+import io
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+from dataclasses import replace
+
+import pytest
+from driver import MISMATCH, gpus, uuid_of
+from rich.console import Console
+
+from prefect_campaign.cli.gpus import device_leases, document, render, short_uuid
+from prefect_campaign.ledger import queries
+from prefect_campaign.model.devices import Gpu, GpuProcess, HostView
+from prefect_campaign.model.errors import LedgerDamaged
+
+OURS = GpuProcess(7, 9000, user="ann", command="python train.py", run_dir="/home/ann/c/runs/svm_main_s0/a2")
+GPUS = (
+    Gpu(uuid_of(0), 0, "NVIDIA A100-SXM4-80GB", 81920, 9000, 97, 91, 0, processes=(OURS,)),
+    Gpu(uuid_of(1), 1, "NVIDIA A100-SXM4-80GB", 81920, 0, 0, 30),
+    Gpu(uuid_of(2), 2, "NVIDIA A100-SXM4-80GB", 81920, 5000, 0, 30),
+    Gpu(uuid_of(3), 3, "NVIDIA A100-SXM4-80GB", 81920, problem="is lost (fell off the bus)"),
+    Gpu(uuid_of(4), 4, "NVIDIA A100-SXM4-80GB", 81920, 0, 0, 30, mig=True, problem="MIG is on"),
+    Gpu(uuid_of(5), 5, "NVIDIA A100-SXM4-80GB", 81920, 0, 0, 30, mig=True, problem="MIG is on"),
+)
+HOST = HostView("h1", 8, GPUS, driver="550.54.15", cuda="12.4", reserve=frozenset({"1"}), keep_free=1)
+LEASES = {
+    ("h1", uuid_of(0)): [{"campaign": "digits", "exp_id": "svm_main_s0", "token": "pc-1", "vram_mb": 10240}],
+    ("h1", uuid_of(2)): [{"token": "pc-other-a1", "vram_mb": None}],
+    ("h1", "GPU-99999999-9"): [{"token": "pc-lost-a1", "vram_mb": 1}],
+    ("h1", "slot-0"): [{"token": "pc-cpu-a1", "vram_mb": None}],
+    ("h2", uuid_of(1)): [{"token": "pc-elsewhere-a1", "vram_mb": None}],
+}
+
+
+def drawn(views, width, leases=None) -> str:
+    out = io.StringIO()
+    Console(file=out, width=width, color_system=None).print(render(views, leases or {}, width))
+    return out.getvalue()
+
+
+def row(picture: str, index: int) -> str:
+    return next(line for line in picture.splitlines() if line.startswith(f"{index}  "))
+
+
+@pytest.mark.parametrize("width", [80, 140])
+def test_the_picture_has_all_that_counts_and_keeps_its_width(width):
+    picture = drawn([HOST], width, LEASES)
+    lines = picture.splitlines()
+    assert all(len(line) <= width for line in lines)
+    assert "h1  driver 550.54.15  CUDA 12.4  1 always kept free" in lines[0]
+    assert all(word in row(picture, 0) for word in ("A100", "00000000", "71.2/80", "97%", "91"))
+    assert "ann  8.8 GB  svm_main_s0/a2" in picture
+    assert "digits/svm_main_s0" in picture
+    assert "reserved for development" in row(picture, 1)
+    assert "pc-other-a1  all" in row(picture, 2)
+    assert "4.9 GB, not seen by whom" in picture
+    assert "not usable" in row(picture, 3)
+    assert "80/80" not in row(picture, 3)
+    assert "GPU 3: is lost (fell off the bus)" in lines
+    assert "GPUs 4, 5: MIG is on" in lines
+    assert "leased but not seen: GPU-99999999-9 by pc-lost-a1" in picture
+    assert "pc-cpu-a1" not in picture
+    assert "pc-elsewhere" not in picture
+
+
+@pytest.mark.parametrize("width", [1, 20, 40, 79, 115, 116, 300])
+def test_any_width_can_be_drawn(width):
+    assert drawn([HOST, replace(HOST, host="h2")], width, LEASES)
+
+
+def test_names_from_outside_are_no_markup_and_break_no_table():
+    strange = GpuProcess(1, 10, user="[red]x", command="[/] ☃ " + "y" * 300)
+    gpu = replace(GPUS[1], name="[bold]\N{SNOWMAN}" * 9, processes=(strange,), problem="[/red]")
+    picture = drawn([HostView("[b]h", 1, (gpu,))], 80)
+    assert "[red]x" in picture
+    assert "GPU 1: [/red]" in picture
+    assert "[b]h" in picture
+
+
+def test_a_crowd_on_one_gpu_is_counted():
+    crowd = tuple(GpuProcess(n, n * 100, user="bob", command="sh") for n in range(1, 12))
+    picture = drawn([HostView("h", 1, (replace(GPUS[1], processes=crowd),))], 100)
+    assert picture.count("bob") == 3
+    assert "and 8 more" in picture
+    assert "(11)" in picture  # the largest is among those that are shown
+
+
+def test_a_host_without_gpus_and_one_that_cannot_be_read():
+    assert "no GPUs here" in drawn([HostView("h", 4)], 80)
+    told = drawn([HostView("h", 4, problem="the driver is asleep")], 80)
+    assert "the driver is asleep" in told
+    assert "no GPUs here" not in told
+
+
+def test_the_document_has_every_field_and_is_json():
+    (host,) = json.loads(json.dumps(document([HOST], LEASES)))["hosts"]
+    assert (host["host"], host["driver"], host["cuda"], host["problem"]) == ("h1", "550.54.15", "12.4", "")
+    first, second, *_ = host["gpus"]
+    assert first["free_mb"] == 81920 - 9000
+    assert first["processes"][0]["run_dir"] == OURS.run_dir
+    assert first["leases"][0]["exp_id"] == "svm_main_s0"
+    assert (first["reserved"], second["reserved"]) == (False, True)
+
+
+@pytest.mark.parametrize(
+    ("uuid", "short"), [(uuid_of(10), "0000000a"), ("unreadable-3", "?"), ("GPU-x", "x"), ("GPU-", "")]
+)
+def test_short_uuid(uuid, short):
+    assert short_uuid(uuid) == short
+
+
+def test_leases_come_from_the_ledger_by_host_and_device(ledger, monkeypatch):
+    rows = [{"host": "h", "device": "GPU-a", "token": "t1"}, {"host": "h", "device": "GPU-a", "token": "t2"}]
+    monkeypatch.setattr(queries, "device_leases", lambda reader: rows, raising=False)
+    assert device_leases() == {("h", "GPU-a"): rows}
+
+
+def test_without_a_ledger_there_are_no_leases_and_a_damaged_one_hides_no_gpus(home, monkeypatch, capsys):
+    monkeypatch.setattr(queries, "device_leases", lambda reader: [], raising=False)
+    assert device_leases() == {}
+    assert capsys.readouterr().err == ""
+
+    def damaged(reader):
+        raise LedgerDamaged("ledger /x: cannot be read")
+
+    (home.path / "ledger.db").touch()
+    monkeypatch.setattr(queries, "device_leases", damaged, raising=False)
+    assert device_leases() == {}
+    assert "leases are not shown: ledger /x: cannot be read" in capsys.readouterr().err
+
+
+def campaign(*argv: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "prefect_campaign.cli.main", "gpus", *argv]
+    return subprocess.run(command, capture_output=True, text=True, check=False)
+
+
+def test_the_verb_shows_the_gpus_of_this_machine(home, driver):
+    driver.set(gpus(2, name="NVIDIA T4"))
+    driver.run(uuid_of(1), os.getpid(), 4096)
+    shown = campaign()
+    assert (shown.returncode, shown.stderr) == (0, "")
+    assert "T4" in row(shown.stdout, 0)
+    assert "4 GB" in row(shown.stdout, 1)
+    (host,) = json.loads(campaign("--json").stdout)["hosts"]
+    assert host["host"] == socket.gethostname()
+    assert [gpu["processes"][0]["pid"] for gpu in host["gpus"] if gpu["processes"]] == [os.getpid()]
+
+
+def test_the_verb_without_any_gpu_says_so_in_one_sentence(home, driver):
+    shown = campaign()
+    assert (shown.returncode, shown.stderr) == (0, "")
+    assert shown.stdout.count("no GPUs here") == 1
+
+
+def test_the_verb_says_what_is_wrong_with_the_driver(home, driver):
+    driver.fail(MISMATCH)
+    shown = campaign()
+    assert (shown.returncode, shown.stderr) == (0, "")
+    assert "differ in version" in shown.stdout
+
+
+def test_the_verb_refuses_a_campaign_that_is_not_there(home, driver):
+    refused = campaign("nobody")
+    assert refused.returncode == 2
+    assert "ledger" in refused.stderr
+    assert "Traceback" not in refused.stderr
+
+
+@pytest.mark.parametrize("argv", [["--watch"], ["--watch", "--json"]])
+def test_watching_follows_the_driver_and_ends_cleanly_with_ctrl_c(home, driver, argv):
+    driver.set(gpus(1))
+    command = [sys.executable, "-m", "prefect_campaign.cli.main", "gpus", *argv]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as watching:
+        first = "".join(watching.stdout.readline() for _ in range(1 if "--json" in argv else 3))
+        assert "00000000" in first
+        driver.set(gpus(2))
+        while "00000001" not in (line := watching.stdout.readline()):
+            assert line  # it ended
+        watching.send_signal(signal.SIGINT)
+        assert watching.wait(60) == 0
+        assert watching.stderr.read() == ""
+
+
+def test_whoever_reads_the_first_line_only_causes_no_traceback(home, driver):
+    driver.set(gpus(1))
+    command = [sys.executable, "-m", "prefect_campaign.cli.main", "gpus", "--watch", "--json"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as watching:
+        assert json.loads(watching.stdout.readline())["hosts"]
+        watching.stdout.close()
+        assert watching.wait(60) == 0
+        assert watching.stderr.read() == ""
