@@ -67,6 +67,8 @@ class Batch:
         self._before: dict[str, int] = {}
         """Last attempt before a person asked again, of those who were."""
         self._devices = max(campaign.resources.gpus, 1)
+        self.leased: set[str] = set()
+        """Tokens of the attempts that hold devices."""
         self.hours = 0.0
         """Device hours that all ended attempts of the campaign took."""
 
@@ -76,6 +78,7 @@ class Batch:
             views = queries.experiment_views(reader, self._row.id)
             columns = batches.retry_columns(reader, self._row.id)
             tried = batches.tried(reader, self._row.id)
+            self.leased = batches.leased(reader, self._row.id)
             reopened = batches.reopened_at(reader, self._row.id)
             self.hours = batches.hours_used(reader, self._row.id) * self._devices
         self.views = {v.exp_id: v for v in views}

@@ -13,6 +13,7 @@ from prefect_campaign.engine.hosts import FRESH_SECONDS, Hosts
 from prefect_campaign.engine.outcomes import conclude
 from prefect_campaign.engine.planning import Planner
 from prefect_campaign.engine.preflight import Preflight
+from prefect_campaign.engine.reclaim import Reclaim
 from prefect_campaign.engine.starting import Starter
 from prefect_campaign.engine.watching import Live, Watch
 from prefect_campaign.launch.protocol import Launcher
@@ -56,6 +57,7 @@ class Dispatcher:
         self._planner = Planner(hold.ledger, home, campaign, row, self._hosts, self._batch)
         self._watch = Watch(hold, campaign, launcher)
         self._away = Away(hold, launcher, self._watch, campaign.policy.retry_hours * 3600)
+        self._reclaim = Reclaim(hold, self._hosts, launcher)
         self._hosts.on_news = self._watch.woken.set
         self._preflight = Preflight(hold, self._hosts, self._planner.fits_elsewhere, self._watch.woken.set)
         self._starter = Starter(hold, campaign, launcher, self._batch, self._preflight)
@@ -118,7 +120,8 @@ class Dispatcher:
                 self._follow(live)
             else:
                 # The intent was written, and perhaps nothing came of it: then the very same token starts now.
-                self._follow(await self._starter.find_or_start(spec, attempt["intent_at"]))
+                leased = spec.token in self._batch.leased
+                self._follow(await self._starter.find_or_start(spec, attempt["intent_at"], leased=leased))
         self._write_unlaunched()
         self._starter.write_submitted()
         await self._watch.seek_ends()
@@ -131,6 +134,7 @@ class Dispatcher:
         """Stop watching; what runs goes on."""
         await self._preflight.close()
         await self._away.close()
+        await self._reclaim.close()
         await self._hosts.close()
         await self._watch.close()
 
@@ -157,6 +161,8 @@ class Dispatcher:
             for live in await self._starter.look_again():
                 self._follow(live)
             self._away.look(now)
+            if self._batch.waiting:
+                self._reclaim.look(now)
             for spec in self._watch.look(now):
                 self.on_news(spec)
         self._write_unlaunched()

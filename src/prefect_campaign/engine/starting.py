@@ -30,6 +30,7 @@ class Starter:
         self._campaign = campaign
         self._launcher = launcher
         self._batch = batch
+        self._unleased: set[str] = set()
         self._submitted: list[tuple[AttemptSpec, Handle]] = []
         self._unlaunched: list[tuple[AttemptSpec, Outcome]] = []
         self._unsure: dict[str, tuple[AttemptSpec, float]] = {}
@@ -54,8 +55,16 @@ class Starter:
         """Start an attempt now; None if that failed, which is remembered for `write_unlaunched`, or is not known."""
         return await self._settle(spec, look_first=False, since=self._hold.now())
 
-    async def find_or_start(self, spec: AttemptSpec, since: float) -> Live | None:
-        """The same for an attempt whose intent was written earlier: it may have been started since then."""
+    async def find_or_start(self, spec: AttemptSpec, since: float, *, leased: bool = True) -> Live | None:
+        """The same for an attempt whose intent was written earlier: it may have been started since then.
+
+        Args:
+            spec: the attempt.
+            since: when its intent was written, in seconds since the epoch.
+            leased: whether it still has its devices; if not, it may run already, but not start.
+        """
+        if not leased:
+            self._unleased.add(spec.token)
         return await self._settle(spec, look_first=True, since=since)
 
     async def look_again(self) -> list[Live]:
@@ -118,6 +127,8 @@ class Starter:
     async def _settle(self, spec: AttemptSpec, *, look_first: bool, since: float, checked: bool = False) -> Live | None:
         try:
             handle = await self._find(spec) if look_first else None
+            if handle is None and spec.token in self._unleased:
+                raise Transient("its devices were given to others while nobody drove the campaign")
             if handle is None and not self._batch.closed:
                 if spec.gpus and not checked:
                     self._unsure.pop(spec.token, None)

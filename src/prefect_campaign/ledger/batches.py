@@ -40,6 +40,12 @@ def open_attempts(reader: Reader, campaign_id: int) -> list[dict[str, Any]]:
     )
 
 
+def leased(reader: Reader, campaign_id: int) -> set[str]:
+    """Tokens of a campaign's attempts that hold devices."""
+    rows = reader.rows("SELECT DISTINCT token FROM leases WHERE campaign_id = :id", id=campaign_id)
+    return {row["token"] for row in rows}
+
+
 def hours_used(reader: Reader, campaign_id: int) -> float:
     """Device hours of all attempts of a campaign that are over."""
     rows = reader.rows(

@@ -1,0 +1,76 @@
+"""Devices that a killed orchestrator holds come back: not by time, but once nothing of their attempts lives."""
+
+import asyncio
+import logging
+
+from prefect_campaign.engine.attempts import spec_from
+from prefect_campaign.engine.hold import Hold
+from prefect_campaign.engine.hosts import Hosts
+from prefect_campaign.engine.process import identity_alive
+from prefect_campaign.launch.protocol import Launcher
+from prefect_campaign.ledger.orphans import Orphan, orphans, release_orphan
+from prefect_campaign.model.records import Handle
+
+EVERY_SECONDS = 30.0
+
+log = logging.getLogger("prefect_campaign")
+
+
+class Reclaim:
+    """Looks, for a dispatcher that waits for devices, after leases of campaigns that nobody drives.
+
+    Their attempts stay as they are on record: whoever drives such a campaign again finds out how they ended.
+
+    Args:
+        hold: the campaign that waits.
+        hosts: its machines.
+        launcher: looks at the jobs there.
+    """
+
+    def __init__(self, hold: Hold, hosts: Hosts, launcher: Launcher) -> None:
+        self._hold = hold
+        self._hosts = hosts
+        self._launcher = launcher
+        self._next = 0.0
+        self._task: asyncio.Task[None] | None = None
+
+    def look(self, now: float) -> None:
+        """See beside everything else what can be given back, unless that was just done."""
+        if self._task is None and now >= self._next:
+            self._next = now + EVERY_SECONDS
+            self._task = asyncio.create_task(self._look_beside())
+
+    async def reclaim(self) -> list[str]:
+        """Release what belongs to attempts that are surely over; returns their tokens."""
+        ledger, now = self._hold.ledger, self._hold.now()
+        by_host = {v.host: v.launcher for v in self._hosts.views if not v.problem}
+        with ledger.read() as connection:
+            found = orphans(connection, by_host, self._hold.campaign_id, now=now, alive=identity_alive)
+        over = [one for one in found if one.launcher == by_host[one.host] and await self._over(one)]
+        if over:
+            with ledger.write() as connection:
+                over = [one for one in over if release_orphan(connection, one, now=now)]
+        return [one.token for one in over]
+
+    async def close(self) -> None:
+        """Stop looking."""
+        if self._task is not None:
+            self._task.cancel()
+            await asyncio.wait([self._task], timeout=5)
+
+    async def _look_beside(self) -> None:
+        try:
+            for token in await self.reclaim():
+                log.warning("%s: nobody drives its campaign and nothing of it lives; its devices are free", token)
+                self._hosts.on_news()
+        except Exception as error:  # whatever it is, the devices simply stay taken
+            log.warning("leases of others could not be looked at: %s", error)
+        finally:
+            self._task = None
+
+    async def _over(self, one: Orphan) -> bool:
+        spec = spec_from(one.spec)
+        if one.handle is None:
+            return await self._launcher.find(spec) is None
+        seen = await self._launcher.observe([(spec, Handle(**one.handle))])
+        return seen[spec.token].status in ("exited", "gone")
