@@ -153,6 +153,10 @@ class Policy(Model):
     max_experiments: int = Field(default=1000, ge=1)
     budget: Budget = Budget()
     gpus: GpuPolicy = GpuPolicy()
+    allow_dirty: bool = Field(
+        default=False,
+        description="Run the full phase although files in git have local changes; the report says which.",
+    )
     early_stop_threshold: float = Field(default=0.5, ge=0, description="Points (1/100) below the best baseline.")
     hang_minutes: float = Field(default=30.0, gt=0)
     on_non_finite: Literal["stop", "continue"] = Field(
