@@ -163,6 +163,17 @@ def _status_entry(view: ExperimentView) -> dict[str, Any]:
     return {**{k: getattr(view, k) for k in STATUS_KEYS}, "monitoring": {**empty, **known}}
 
 
+def device_leases(reader: Reader) -> list[dict[str, Any]]:
+    """Every lease with whose it is: host, device, token, vram_mb, shared, taken_at, campaign, exp_id."""
+    return reader.rows(
+        """
+        SELECT l.host, l.device, l.token, l.vram_mb, l.shared, l.taken_at, c.name AS campaign, a.exp_id
+        FROM leases l JOIN campaigns c ON c.id = l.campaign_id LEFT JOIN attempts a ON a.token = l.token
+        ORDER BY l.id
+        """
+    )
+
+
 def _view(row: dict[str, Any], metrics: list[dict[str, Any]]) -> ExperimentView:
     spec = row["spec"] or {}
     return ExperimentView(
