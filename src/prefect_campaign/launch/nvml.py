@@ -21,8 +21,9 @@ LIBRARY = "libnvidia-ml.so.1"
 DRIVER_DEVICE = "/dev/nvidiactl"
 """There if the kernel's driver is, and if a container was given it."""
 
-IDLE_SECONDS, OLDEST_SECONDS = 30.0, 300.0
-"""A worker that nobody asks, or an old one, ends: it holds the driver open, and a new one sees new GPUs."""
+IDLE_SECONDS, OLDEST_SECONDS, TROUBLED_SECONDS = 30.0, 300.0, 30.0
+"""A worker that nobody asks, or an old one, ends: it holds the driver open, and a new one sees new GPUs. One that met
+trouble ends sooner, as a repaired driver may need a new process; but not each time, as a start takes 0.2 s."""
 
 UNREADABLE = "unreadable-"
 """Begins the name, in place of a UUID, of a GPU that does not even tell that."""
@@ -66,17 +67,18 @@ def read_gpus() -> Reading:
 
 
 def serve() -> None:
-    """Answer each line of stdin with a reading on stdout; ends with stdin, when idle, and after any trouble.
+    """Answer each line of stdin with a reading on stdout; ends with stdin, when idle, when old, and soon after trouble.
 
-    After trouble the next worker starts afresh, with the driver library that is installed by then.
+    The next worker starts afresh, with the driver library that is installed by then.
     """
     # What the driver library may print must not get among the answers.
     answers = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)
     questions: Queue[None] = Queue()
     threading.Thread(target=_listen, args=(questions,), daemon=True).start()
-    oldest = time.monotonic() + OLDEST_SECONDS
-    while time.monotonic() < oldest:
+    began = time.monotonic()
+    lasts = OLDEST_SECONDS
+    while time.monotonic() - began < lasts:
         try:
             questions.get(timeout=IDLE_SECONDS)
         except Empty:
@@ -84,8 +86,10 @@ def serve() -> None:
         reading = read_gpus()
         answers.write(json.dumps(asdict(reading)) + "\n")
         answers.flush()
-        if reading.problem or not reading.gpus or any(gpu.problem for gpu in reading.gpus):
-            return
+        if reading == Reading():
+            return  # no driver: nothing to keep open
+        if reading.problem or any(gpu.problem for gpu in reading.gpus):
+            lasts = TROUBLED_SECONDS
 
 
 def _listen(questions: Queue[None]) -> None:
