@@ -1,5 +1,6 @@
 """Prefect blocks: where experiments run."""
 
 from prefect_campaign.blocks.machines import LocalMachine
+from prefect_campaign.blocks.ssh import SshMachine
 
-__all__ = ["LocalMachine"]
+__all__ = ["LocalMachine", "SshMachine"]
