@@ -89,13 +89,10 @@ def device_leases() -> Leases:
     from prefect_campaign.ledger.location import Home
     from prefect_campaign.ledger.reading import Reader
 
-    read = getattr(queries, "device_leases", None)
-    if read is None:
-        return {}
     found: dict[tuple[str, str], list[Mapping[str, Any]]] = {}
     try:
         with Reader(Home.locate().ledger_url) as reader:
-            for lease in read(reader):
+            for lease in queries.device_leases(reader):
                 found.setdefault((lease["host"], lease["device"]), []).append(lease)
     except CampaignError as error:
         # The GPUs are worth seeing all the same.

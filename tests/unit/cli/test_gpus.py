@@ -12,6 +12,7 @@ from dataclasses import replace
 import pytest
 from driver import MISMATCH, gpus, uuid_of
 from rich.console import Console
+from unit.ledger.ledger_data import register_demo
 
 from prefect_campaign.cli.gpus import device_leases, document, render, short_uuid
 from prefect_campaign.ledger import queries
@@ -114,14 +115,20 @@ def test_short_uuid(uuid, short):
     assert short_uuid(uuid) == short
 
 
-def test_leases_come_from_the_ledger_by_host_and_device(ledger, monkeypatch):
-    rows = [{"host": "h", "device": "GPU-a", "token": "t1"}, {"host": "h", "device": "GPU-a", "token": "t2"}]
-    monkeypatch.setattr(queries, "device_leases", lambda reader: rows, raising=False)
-    assert device_leases() == {("h", "GPU-a"): rows}
+def test_leases_come_from_the_ledger_with_their_experiment(ledger):
+    book = register_demo(ledger)
+    book.open_stage()
+    exp_id = next(iter(book.states()))
+    spec = book.launch(exp_id, device=uuid_of(2))
+    found = device_leases()
+    ((lease,),) = found.values()
+    assert set(found) == {("here", uuid_of(2))}
+    assert (lease["campaign"], lease["exp_id"], lease["token"]) == ("demo", exp_id, spec.token)
+    assert f"demo/{exp_id}" in drawn([replace(HOST, host="here")], 140, found)
 
 
 def test_without_a_ledger_there_are_no_leases_and_a_damaged_one_hides_no_gpus(home, monkeypatch, capsys):
-    monkeypatch.setattr(queries, "device_leases", lambda reader: [], raising=False)
+    monkeypatch.setattr(queries, "device_leases", lambda reader: [])
     assert device_leases() == {}
     assert capsys.readouterr().err == ""
 
@@ -129,7 +136,7 @@ def test_without_a_ledger_there_are_no_leases_and_a_damaged_one_hides_no_gpus(ho
         raise LedgerDamaged("ledger /x: cannot be read")
 
     (home.path / "ledger.db").touch()
-    monkeypatch.setattr(queries, "device_leases", damaged, raising=False)
+    monkeypatch.setattr(queries, "device_leases", damaged)
     assert device_leases() == {}
     assert "leases are not shown: ledger /x: cannot be read" in capsys.readouterr().err
 
