@@ -1,9 +1,9 @@
 """Answering the gate from the command line or Python: first the ledger, then the flow run that waits."""
 
 import asyncio
-import getpass
 from collections.abc import Sequence
 
+from prefect_campaign.cli.who import person
 from prefect_campaign.engine.pivot import changed_campaign, parse_changes
 from prefect_campaign.engine.setting import open_setting
 from prefect_campaign.ledger import campaigns, gates
@@ -46,7 +46,7 @@ def answer_gate(
         raise Refused(f"answer {choice!r}: choose one of {', '.join(gates.ANSWERS)}")
     setting = open_setting(name)
     wanted = parse_changes(changes)
-    who = by.strip() or _user()
+    who = person(by)
     with setting.ledger.write() as connection:
         asked = gates.question(connection, setting.row.id, setting.plan.plan_hash)
         row = campaigns.latest_round(connection, name)
@@ -106,10 +106,3 @@ def answer_gate(
 
     woken = asyncio.run(wake(waiting, asked, gone_on=gone_on))
     return done if woken else f"{done}; its flow run does not wait any more: `campaign resume {name}`"
-
-
-def _user() -> str:
-    try:
-        return getpass.getuser()
-    except (KeyError, OSError):  # a container's user may have no name
-        raise Refused("by: the name of the person who decides is needed; give it by --by") from None

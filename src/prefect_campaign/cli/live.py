@@ -7,15 +7,17 @@ import time
 from collections import Counter
 from typing import Any
 
-from rich.console import Console
+from rich.console import Console, Group
 from rich.live import Live
 from rich.markdown import Markdown
 from rich.prompt import Prompt
 
+from prefect_campaign.cli.alerts import one_liners
 from prefect_campaign.cli.picture import render
 from prefect_campaign.cli.server import ui_url
 from prefect_campaign.engine.process import own_identity
 from prefect_campaign.ledger import queries
+from prefect_campaign.ledger.alert_list import OPEN, waiting_alerts
 from prefect_campaign.ledger.gates import ANSWERS
 from prefect_campaign.ledger.location import Home
 from prefect_campaign.ledger.reading import Reader
@@ -40,6 +42,7 @@ class Watcher:
         self._put_already: set[int] = set()
         self._problem = ""
         self._said = ""
+        self._alerted: set[int] = set()
 
     def run(self) -> None:
         """Show progress until `stop`; meant for a thread beside the flow."""
@@ -126,7 +129,9 @@ class Watcher:
                 with Live(console=self._console, refresh_per_second=4, transient=False) as live:
                     while not ended() and not self._open_question(reader, row):
                         row = queries.campaign(reader, self.name)
-                        live.update(render(row, queries.experiment_views(reader, row["id"])))
+                        picture = render(row, queries.experiment_views(reader, row["id"]))
+                        asking = one_liners(waiting_alerts(reader, row["id"]), time.time())
+                        live.update(Group(picture, *asking))
                         time.sleep(LOOK_SECONDS)
                 if not ended():
                     row = self._step(reader)
@@ -209,6 +214,10 @@ class Watcher:
         if line != self._said:
             self._said = line
             self._console.print(line, highlight=False, soft_wrap=True, markup=False)
+        asking = [a for a in waiting_alerts(reader, row["id"]) if a.state == OPEN and a.id not in self._alerted]
+        self._alerted |= {a.id for a in asking}
+        for text in one_liners(asking, time.time()):
+            self._console.print(text, soft_wrap=True)
 
 
 class _Silent(Exception):  # noqa: N818 - what happened

@@ -115,6 +115,30 @@ def approve(
 
 
 @app.command()
+def alerts(
+    name: Annotated[str, typer.Argument(help="Name of the campaign; without one, of all.")] = "",
+    as_json: Annotated[bool, typer.Option("--json", help="For programs; the keys are fixed.")] = False,
+) -> None:
+    """Show the alerts: those that wait for an answer first."""
+    from prefect_campaign.cli.alerts import show_alerts
+
+    show_alerts(name, as_json=as_json)
+
+
+@app.command()
+def answer(
+    alert: Annotated[str, typer.Argument(help="Number of the alert.", metavar="ID")],
+    choice: Annotated[list[str] | None, typer.Argument(help="Its words, their beginning, or its number.")] = None,
+    by: By = "",
+    reason: Reason = "",
+) -> None:
+    """Answer an alert; without a choice, say which there are."""
+    from prefect_campaign.cli.alerts import give_answer
+
+    give_answer(alert, choice or [], by=by, reason=reason)
+
+
+@app.command()
 def export(
     name: Name, out: Annotated[Path, typer.Option("--out", help="Folder; made if needed.")] = Path("results")
 ) -> None:

@@ -2,9 +2,11 @@
 
 import json
 import sys
+import time
 from pathlib import Path
 
 from prefect_campaign.ledger import queries
+from prefect_campaign.ledger.alert_list import waiting_alerts
 from prefect_campaign.ledger.location import Home
 from prefect_campaign.ledger.reading import Reader
 
@@ -24,8 +26,10 @@ def show_status(name: str, *, as_json: bool) -> None:
         row = queries.campaign(reader, name)
         views = queries.experiment_views(reader, row["id"])
         asked = queries.gate(reader, row["id"])
+        waiting = waiting_alerts(reader, row["id"])
     from rich.console import Console
 
+    from prefect_campaign.cli.alerts import one_liners
     from prefect_campaign.cli.picture import experiment_table, render
 
     console = Console()
@@ -36,6 +40,8 @@ def show_status(name: str, *, as_json: bool) -> None:
         console.print(f"gate: waits for `campaign approve {name} CONTINUE|PIVOT|KILL --by WHO`", markup=False)
     elif asked:
         console.print(f"gate: {asked['answer']} by {asked['by']} ({asked['reason']})", markup=False)
+    for line in one_liners(waiting, time.time()):
+        console.print(line, soft_wrap=True)
     console.print(experiment_table([v for v in views if v.stage == row["stage"]], console.width))
 
 

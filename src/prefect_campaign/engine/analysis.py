@@ -9,7 +9,8 @@ from prefect_campaign.judge.facts import LOG_LINES, RunFacts
 from prefect_campaign.judge.monitor import analyse
 from prefect_campaign.judge.schema import Decision
 from prefect_campaign.judge.skills import load_skills
-from prefect_campaign.ledger.observations import add_alert, add_artifacts, note_experiment
+from prefect_campaign.ledger.alerts import add_alert
+from prefect_campaign.ledger.observations import add_artifacts, note_experiment
 from prefect_campaign.ledger.queries import curves
 from prefect_campaign.ledger.reading import Reader
 from prefect_campaign.model.records import ExperimentView, MetricRow
@@ -87,6 +88,6 @@ def _record(
                 syndrome=decision.syndrome,
                 message=decision.message,
                 choices=[c.model_dump() for c in decision.choices],
-                effect=None,
+                effect="continue",  # a judgement is for people to read; nothing waits for an answer to it
                 created_at=now,
             )

@@ -2,7 +2,7 @@
 
 import asyncio
 import logging
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 
 from prefect_campaign.engine.hold import Hold
@@ -17,8 +17,6 @@ BUSY_PERCENT = 85
 POLL_SECONDS = 10.0
 ALERT_SECONDS = 180.0
 """So long is waited in silence for a busy GPU; then people are asked."""
-ANSWER_SECONDS = 120.0
-"""So long is waited for their answer; then another GPU is taken, if there is one."""
 SYNDROME = "gpu_busy"
 
 log = logging.getLogger("prefect_campaign")
@@ -78,7 +76,10 @@ class Preflight:
     def begin(self, spec: AttemptSpec) -> None:
         """Have an attempt's GPUs looked at."""
         now = self._hold.now()
-        self._waiting[spec.token] = Waiting(spec, now, now)
+        # After a crash this may be an attempt that people were asked about: their answer still holds.
+        with self._hold.ledger.read() as connection:
+            asked_at = alerts.asked_at(connection, self._hold.campaign_id, spec.exp_id, spec.attempt, syndrome=SYNDROME)
+        self._waiting[spec.token] = Waiting(spec, now, now, asked_at=asked_at)
 
     def step(self) -> list[Verdict]:
         """Look where it is time, and say what becomes of those that need not wait any longer."""
@@ -116,6 +117,8 @@ class Preflight:
         if not one.busy:
             return Verdict(one.spec, "start")
         one.next_look = now + POLL_SECONDS
+        if self._elsewhere(one.spec):  # nobody need wait, nor be asked
+            return Verdict(one.spec, "elsewhere", f"{one.busy}; another GPU is taken")
         if one.asked_at is None and now - one.since >= ALERT_SECONDS:
             self._ask(one, now)
         if one.asked_at is None:
@@ -125,9 +128,7 @@ class Preflight:
             return Verdict(one.spec, "start", f"{one.busy}; continued anyway")
         if answer == STOP:
             return Verdict(one.spec, "stop", f"{one.busy}; stopped by a person")
-        late = now - one.asked_at >= ANSWER_SECONDS
-        if (answer == ELSEWHERE or late) and self._elsewhere(one.spec):
-            return Verdict(one.spec, "elsewhere", f"{one.busy}; another GPU is taken")
+        # Another GPU is taken as soon as there is one, whether people say so or not; without it, waiting goes on.
         return None
 
     def _busy(self, spec: AttemptSpec, view: HostView) -> str:
@@ -138,8 +139,7 @@ class Preflight:
         by_uuid = {g.uuid: g for g in view.gpus}
         for uuid in spec.gpus:
             gpu = by_uuid.get(uuid)
-            tenants = [run_key(one.run_dir) for one in taken if one.device == uuid and one.run_dir]
-            found = f"{uuid} is not there any more" if gpu is None else busy(gpu, tenants)
+            found = f"{uuid} is not there any more" if gpu is None else busy(gpu, tenants(taken, view.host, uuid))
             if found:
                 return f"{view.host}: {found}"
         return ""
@@ -175,6 +175,11 @@ class Preflight:
             return alerts.answer_of(
                 connection, self._hold.campaign_id, one.spec.exp_id, one.spec.attempt, syndrome=SYNDROME
             )
+
+
+def tenants(taken: Sequence[leases.Lease], host: str, uuid: str) -> list[tuple[str, ...]]:
+    """`run_key` of every attempt that has a lease on a GPU."""
+    return [run_key(one.run_dir) for one in taken if (one.host, one.device) == (host, uuid) and one.run_dir]
 
 
 def busy(gpu: Gpu, tenants: Collection[tuple[str, ...]]) -> str:

@@ -11,7 +11,8 @@ from prefect_campaign.engine.hold import Hold
 from prefect_campaign.engine.outcomes import Ended
 from prefect_campaign.engine.telemetry import Telemetry
 from prefect_campaign.launch.protocol import Launcher
-from prefect_campaign.ledger.observations import add_alert, add_metrics
+from prefect_campaign.ledger.alerts import add_alert
+from prefect_campaign.ledger.observations import add_metrics
 from prefect_campaign.model.crash import crash_point
 from prefect_campaign.model.records import AttemptSpec, Diagnosis, Handle
 from prefect_campaign.model.spec import Campaign

@@ -1,4 +1,4 @@
-"""What watching writes: metric rows, read positions, alerts, analyses, artifacts."""
+"""What watching writes: metric rows, read positions, analyses, artifacts."""
 
 import math
 from collections.abc import Iterable, Sequence
@@ -52,23 +52,6 @@ def add_metrics(connection: Connection, campaign_id: int, readings: Sequence[Rea
     if inserts:
         connection.execute(insert(table), inserts)
     connection.execute(_cursors_statement(), [{"_token": one.token, "_cursors": one.cursors} for one in readings])
-
-
-def add_alert(connection: Connection, campaign_id: int, exp_id: str, attempt: int, **values: Any) -> bool:
-    """Record an alert once per attempt and syndrome; False if it was there already."""
-    table = t.alerts
-    known = connection.execute(
-        select(table.c.id).where(
-            table.c.campaign_id == campaign_id,
-            table.c.exp_id == exp_id,
-            table.c.attempt == attempt,
-            table.c.syndrome == values["syndrome"],
-        )
-    ).first()
-    if known:
-        return False
-    connection.execute(insert(table).values(campaign_id=campaign_id, exp_id=exp_id, attempt=attempt, **values))
-    return True
 
 
 def note_experiment(connection: Connection, campaign_id: int, exp_id: str, **values: Any) -> None:

@@ -7,7 +7,8 @@ from unit.ledger.ledger_data import Book
 
 from prefect_campaign.ledger import queries
 from prefect_campaign.ledger import tables as t
-from prefect_campaign.ledger.observations import CURVE_POINTS, Reading, add_alert, add_artifacts, add_metrics
+from prefect_campaign.ledger.alerts import add_alert
+from prefect_campaign.ledger.observations import CURVE_POINTS, Reading, add_artifacts, add_metrics
 from prefect_campaign.ledger.reading import Reader
 from prefect_campaign.model.records import MetricRow
 
