@@ -4,18 +4,16 @@ An empty GPU is taken before one with somebody else's processes, the least loade
 one among equals. With `Rules.share` and more demands than GPUs, the fullest GPU that still fits is taken first.
 """
 
-import math
 from collections.abc import Mapping, Sequence
 from types import MappingProxyType
 
 from prefect_campaign.model.devices import HostView
 from prefect_campaign.placement.demand import Assignment, Demand, Held, Placement, Rules
+from prefect_campaign.placement.order import order
 from prefect_campaign.placement.reasons import Reasons, Shape, summary
-from prefect_campaign.placement.reserve import Kept, keep
+from prefect_campaign.placement.reserve import Keeper, Kept
 from prefect_campaign.placement.room import GpuRoom, HostRoom, needed_mb, rooms
 
-AGE_SECONDS = 3600.0
-"""Who began to wait in an earlier span of this length goes first; within one, wide and long ones go first."""
 NOTHING_MORE: Mapping[tuple[str, str], int] = MappingProxyType({})
 
 
@@ -29,8 +27,8 @@ def place(
 ) -> Placement:
     """Give devices to as many demands as the rules allow.
 
-    Order: by age (`AGE_SECONDS`), then the widest, then the longest (by powers of two), then as given. GPUs are kept
-    for the first that has to wait, so that none is passed over for ever; who cannot run at all keeps none.
+    They are looked at by age, then by size, then as given (`order`). GPUs are kept for the first ones that have to
+    wait, so that none is passed over for ever; who cannot run at all keeps none.
 
     Args:
         demands: who wants to start, most wanted first; of two with one id the first counts.
@@ -55,7 +53,7 @@ def place(
             later[demand.exp_id] = demand
         else:
             due.append(demand)
-    due.sort(key=_rank)
+    due.sort(key=order(left, rules))
     assignments, waiting, kept = _assign(due, left, now)
     if not waiting and not later:
         return Placement(tuple(assignments), {}, "")
@@ -73,19 +71,13 @@ def place(
     return Placement(tuple(assignments), reasons, summary(list(cache.values()), len(later), left), never)
 
 
-def _rank(demand: Demand) -> tuple[float, int, int]:
-    """Sorts demands by how soon they are looked at; nearly equal durations count as equal."""
-    length = 0 if demand.seconds is None else math.frexp(demand.seconds)[1]
-    return (demand.waiting_since // AGE_SECONDS, -demand.gpus, -length)
-
-
 def _assign(
     due: Sequence[Demand], left: Sequence[HostRoom], now: float
-) -> tuple[list[Assignment], list[Demand], Kept | None]:
-    """Whoever fits, in that order; who waits; and what is kept for the first of those."""
+) -> tuple[list[Assignment], list[Demand], dict[str, Kept]]:
+    """Whoever fits, in that order; who waits; and what is kept for the first of those, by host."""
     found: list[Assignment] = []
     waiting: list[Demand] = []
-    kept: Kept | None = None
+    keeper = Keeper(left, now)
     slots = _Slots(left)
     packed = sum(d.gpus for d in due) > sum(not g.leases for host in left for g in host.gpus)
     for demand in due:
@@ -96,22 +88,21 @@ def _assign(
             else:
                 found.append(Assignment(demand.exp_id, host_and_slot[0], (host_and_slot[1],)))
             continue
-        choice = _seek(demand, left, kept, packed, now)
+        choice = _seek(demand, left, keeper.kept, packed, now)
         if choice is None:
             waiting.append(demand)
-            if kept is None:
-                kept = keep(left, demand, now)
+            keeper.keep(demand)
             continue
         host, gpus = choice
-        if kept is not None and kept.host is host:
-            kept.take(gpus, demand, now)
+        if host.name in keeper.kept:
+            keeper.kept[host.name].take(gpus, demand, now)
         host.take(demand, gpus, now)
         found.append(Assignment(demand.exp_id, host.name, tuple(g.uuid for g in gpus)))
-    return found, waiting, kept
+    return found, waiting, keeper.kept
 
 
 def _seek(
-    demand: Demand, left: Sequence[HostRoom], kept: Kept | None, packed: bool, now: float
+    demand: Demand, left: Sequence[HostRoom], kept: Mapping[str, Kept], packed: bool, now: float
 ) -> tuple[HostRoom, list[GpuRoom]] | None:
     """The best host that has all its GPUs, and which."""
     width, need = demand.gpus, needed_mb(demand.vram_mb)
@@ -120,7 +111,7 @@ def _seek(
         fitting.sort(key=lambda h: (h.load, h.factor))
     best: tuple[int, HostRoom, list[GpuRoom]] | None = None
     for host in fitting:
-        gpus = _on(host, demand, need, kept if kept is not None and kept.host is host else None, packed, now)
+        gpus = _on(host, demand, need, kept.get(host.name), packed, now)
         if gpus is None:
             continue
         foreign = sum(g.foreign for g in gpus) if host.foreign else 0

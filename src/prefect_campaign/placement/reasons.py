@@ -39,7 +39,7 @@ class Reasons(Mapping[str, str]):
         shapes: Mapping[str, Shape],
         later: Mapping[str, Demand],
         left: Sequence[HostRoom],
-        kept: Kept | None,
+        kept: Mapping[str, Kept],
         now: float,
     ) -> None:
         self._shapes = shapes
@@ -54,9 +54,8 @@ class Reasons(Mapping[str, str]):
             return f"waits: its retry may start in {self._later[exp_id].not_before - self._now:.0f} s"
         if not shape.text:
             shape.text = _never(shape, self._left) if shape.never else _waits(shape, self._left, self._kept)
-        if self._kept is not None and exp_id == self._kept.demand.exp_id:
-            return f"{shape.text}; GPUs of {self._kept.host.name} are kept for it"
-        return shape.text
+        mine = next((kept.host.name for kept in self._kept.values() if kept.demand.exp_id == exp_id), None)
+        return f"{shape.text}; GPUs of {mine} are kept for it" if mine else shape.text
 
     def __iter__(self) -> Iterator[str]:
         yield from self._shapes
@@ -96,7 +95,7 @@ def _brief(shape: Shape, left: Sequence[HostRoom]) -> str:
     return f"a free slot ({slots} in all, {taken} leased)"
 
 
-def _waits(shape: Shape, left: Sequence[HostRoom], kept: Kept | None) -> str:
+def _waits(shape: Shape, left: Sequence[HostRoom], kept: Mapping[str, Kept]) -> str:
     if not left:
         return f"waits: needs {shape.wish}; no host is known"
     told = [f"{h.name}: {_on(shape, h, kept)}" for h in left[:MOST_HOSTS]]
@@ -105,7 +104,7 @@ def _waits(shape: Shape, left: Sequence[HostRoom], kept: Kept | None) -> str:
     return f"waits: needs {shape.wish}; " + "; ".join(told)
 
 
-def _on(shape: Shape, host: HostRoom, kept: Kept | None) -> str:
+def _on(shape: Shape, host: HostRoom, kept: Mapping[str, Kept]) -> str:
     """What the host has for it now."""
     demand = shape.demand
     if host.problem:
@@ -116,7 +115,7 @@ def _on(shape: Shape, host: HostRoom, kept: Kept | None) -> str:
         return f"all {count_of(host.slots, 'slot')} leased" if host.slots else "no slots"
     whole = demand.vram_mb is None
     why: Counter[str] = Counter()
-    fit = empty = 0
+    fit = empty = most = 0
     for gpu in host.gpus:
         if (host.name, gpu.uuid) in demand.avoid:
             why["not for this experiment"] += 1
@@ -126,7 +125,8 @@ def _on(shape: Shape, host: HostRoom, kept: Kept | None) -> str:
         elif gpu.leases and (whole or not host.share or gpu.exclusive):
             why["leased"] += 1
         elif gpu.free < shape.need:
-            why[f"with less than {gb(shape.need)} free"] += 1
+            why["with too little free"] += 1
+            most = max(most, gpu.free)
         else:
             why["used by others"] += 1
     back = max(0, empty - max(0, host.may_open)) if host.keep else 0
@@ -134,8 +134,10 @@ def _on(shape: Shape, host: HostRoom, kept: Kept | None) -> str:
         fit -= back
         why["kept free for people"] += back
     why.update(host.closed)
-    if fit >= demand.gpus and kept is not None and kept.host is host:
-        return f"{fit} free, kept for {kept.demand.exp_id}, which has waited longer"
+    if fit >= demand.gpus and host.name in kept:
+        return f"{fit} free, kept for {kept[host.name].demand.exp_id}, which goes first"
+    if most:
+        why[f"with at most {gb(most)} free"] = why.pop("with too little free")
     found = f"{fit or 'none'} of {count_of(len(host.gpus) + host.closed.total(), 'GPU')}"
     return f"{found} ({', '.join(f'{n} {text}' for text, n in why.items())})" if why else found
 

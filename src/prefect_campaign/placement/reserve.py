@@ -1,4 +1,4 @@
-"""GPUs that are kept for the first demand that has to wait, so that smaller ones cannot pass it for ever (EASY).
+"""GPUs that are kept for the first demands that have to wait, so that smaller ones cannot pass them for ever.
 
 Everybody behind it may still start on these GPUs if they are to end before it can start, or if it fits beside them.
 The kept GPUs come free within the longest time that anything on them runs: nobody else gets them, and the choice
@@ -41,6 +41,41 @@ class Kept:
 
     def _ends_before(self, demand: Demand, now: float) -> bool:
         return demand.seconds is not None and self.at < math.inf and now + demand.seconds * self.host.factor <= self.at
+
+
+class Keeper:
+    """Keeps GPUs: always for the first that has to wait; on other hosts for the next ones, if it is known until when.
+
+    Args:
+        hosts: what is left.
+        now: seconds since the epoch.
+    """
+
+    def __init__(self, hosts: Sequence[HostRoom], now: float) -> None:
+        self.kept: dict[str, Kept] = {}
+        """By host."""
+        self._hosts = hosts
+        self._now = now
+        self._hopeless: list[tuple[int, int]] = []
+        self._tries = 2 * len(hosts)
+
+    def keep(self, demand: Demand) -> None:
+        """Keep GPUs for a demand that found none, unless it is too late in the queue or could not use any."""
+        if self.kept and (self._tries <= 0 or len(self.kept) == len(self._hosts)):
+            return
+        need = needed_mb(demand.vram_mb)
+        if any(gpus <= demand.gpus and mb <= need for gpus, mb in self._hopeless):
+            return
+        if not any(host.could_ever(demand.gpus, need) for host in self._hosts):
+            return
+        self._tries -= bool(self.kept)
+        kept = keep([h for h in self._hosts if h.name not in self.kept], demand, self._now)
+        if kept is None:
+            # Whoever wants at least as much finds nothing either.
+            if not self.kept and not demand.avoid and demand.vram_mb is not None:
+                self._hopeless.append((demand.gpus, need))
+        elif not self.kept or kept.at < math.inf:
+            self.kept[kept.host.name] = kept
 
 
 @dataclass(frozen=True)
