@@ -15,7 +15,8 @@ class SshMachine(Block):
 
     Example:
         ```python
-        SshMachine(name="gpu1", address="gpu1.lab", user="me", path=["venv/bin"]).save("gpu1")  # then: launcher: ssh/gpu1
+        machine = SshMachine(name="gpu1", address="gpu1.lab", user="me", path=["venv/bin"])
+        machine.save("gpu1")  # then: launcher: ssh/gpu1
         ```
     """
 

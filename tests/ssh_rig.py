@@ -1,4 +1,4 @@
-"""Real sshd's on loopback: each with its own port, keys, home and folder of programs; no file of the system is touched."""
+"""Real sshd's on loopback: each with its own port, keys, home and programs; no file of the system is touched."""
 
 import os
 import shutil

@@ -3,13 +3,13 @@
 import asyncio
 import errno
 import os
-import signal
 import subprocess
 from collections.abc import Callable, Collection, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from prefect_campaign.launch import tmux as tmux_jobs
 from prefect_campaign.launch.identity import (
     LOCAL,
     claimed_pid,
@@ -20,6 +20,7 @@ from prefect_campaign.launch.identity import (
     processes_of,
 )
 from prefect_campaign.launch.inventory import GpuReader, shared_reader
+from prefect_campaign.launch.job_files import signal_of, write_script
 from prefect_campaign.launch.process import Process, host_name, read_process
 from prefect_campaign.launch.record import take_record
 from prefect_campaign.launch.script import CLAIM_NAME, RECORD_NAME, SCRIPT_NAME, STDERR_NAME, STDOUT_NAME, job_script
@@ -65,6 +66,7 @@ class LocalLauncher:
         factor: how long an experiment takes here / on the reference host.
         gpus: reads the GPUs; by default the one reader of this process.
         clock: seconds since the epoch.
+        tmux: whether jobs run inside tmux; the handle's `attach` says how a person looks on.
     """
 
     name = LOCAL
@@ -78,6 +80,7 @@ class LocalLauncher:
         factor: float = 1.0,
         gpus: GpuReader | None = None,
         clock: Clock = system_clock,
+        tmux: bool = False,
     ) -> None:
         self.slots = slots or len(os.sched_getaffinity(0))
         self.reserve = frozenset(reserve)
@@ -85,6 +88,8 @@ class LocalLauncher:
         self.factor = factor
         self._gpus = gpus
         self._clock = clock
+        self._tmux = tmux
+        self._started: dict[str, Handle] = {}
         self._followed: dict[str, _Followed] = {}
 
     async def look(self) -> list[HostView]:
@@ -124,11 +129,11 @@ class LocalLauncher:
     async def find(self, spec: AttemptSpec) -> Handle | None:
         """The job of this attempt by what it left in its run dir, or else by its command line."""
         followed = self._followed.get(spec.token)
-        if followed is not None:
-            return followed.handle
+        if followed is not None or spec.token in self._started:
+            return followed.handle if followed else self._started[spec.token]
         leader = find_leader(spec)
         if leader is not None:
-            return handle_of(leader.pid, leader.start_ticks)
+            return self._handle(spec, leader.pid, leader.start_ticks)
         run_dir = Path(spec.run_dir)
         if (run_dir / CLAIM_NAME).exists() or (run_dir / RECORD_NAME).exists():
             return handle_of(claimed_pid(spec), None)
@@ -201,27 +206,30 @@ class LocalLauncher:
             run_dir.mkdir(exist_ok=True)
             if (run_dir / CLAIM_NAME).exists():
                 raise Unknown(f"{spec.token}: {run_dir} is claimed by a job already; look for that one first")
-            _write_script(path, script)
-            child = subprocess.Popen(
-                ["/bin/sh", str(path)],
-                stdin=subprocess.DEVNULL,
-                stdout=subprocess.DEVNULL,
-                stderr=subprocess.DEVNULL,
-                start_new_session=True,
-            )
+            write_script(path, script)
+            child, pid = _spawn(path) if not self._tmux else (None, tmux_jobs.start(spec.token, run_dir))
         except OSError as error:
             kind = Transient if error.errno in _PASSING else Refused
             raise kind(f"{spec.token}: cannot be started in {run_dir}: {error.strerror or error}") from error
         crash_point("job_spawned")
         _left_children[:] = [left for left in _left_children if left.poll() is None]
         try:
-            process = read_process(child.pid)
-            if process is None:
+            process = read_process(pid)
+            if process is None and child is not None:
                 raise OSError(errno.ESRCH, "process vanished")
-            handle = handle_of(process.pid, process.start_ticks)
-            self._follow(spec, handle, process, child)
+            handle = self._handle(spec, pid, process.start_ticks if process else None)
+            if process is not None:
+                self._follow(spec, handle, process, child)
         except OSError as error:
-            raise Unknown(f"{spec.token}: started as pid {child.pid}, but then: {error}; look for it") from error
+            raise Unknown(f"{spec.token}: started as pid {pid}, but then: {error}; look for it") from error
+        if self._tmux:  # not our child: a short job may be over before it could be followed
+            self._started[spec.token] = handle
+        return handle
+
+    def _handle(self, spec: AttemptSpec, pid: int, start_ticks: int | None) -> Handle:
+        handle = handle_of(pid, start_ticks)
+        if self._tmux and start_ticks is not None:
+            handle.detail["attach"] = tmux_jobs.attach_command(spec.token)
         return handle
 
     def _follow(
@@ -265,13 +273,12 @@ class LocalLauncher:
             over.loop.call_soon(on_end, token)
 
 
-def _write_script(path: Path, script: str) -> None:
-    temporary = path.with_name(f"{path.name}.new")
-    temporary.unlink(missing_ok=True)
-    fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o700)
-    with open(fd, "wb") as file:
-        file.write(script.encode("utf-8", "surrogateescape"))
-    temporary.replace(path)
+def _spawn(script: Path) -> tuple[subprocess.Popen[bytes], int]:
+    nothing = subprocess.DEVNULL
+    child = subprocess.Popen(
+        ["/bin/sh", str(script)], stdin=nothing, stdout=nothing, stderr=nothing, start_new_session=True
+    )
+    return child, child.pid
 
 
 def _observe(spec: AttemptSpec, handle: Handle) -> Observation:
@@ -289,7 +296,7 @@ def _observe(spec: AttemptSpec, handle: Handle) -> Observation:
                 return Observation(
                     "exited",
                     exit_code=record.exit_code,
-                    signal=_signal_of(record.exit_code),
+                    signal=signal_of(record.exit_code),
                     started_at=started_at,
                     ended_at=record.ended_at,
                     detail="; ".join(problems),
@@ -308,8 +315,3 @@ def _observe(spec: AttemptSpec, handle: Handle) -> Observation:
         return Observation("unreachable", started_at=started_at, detail=f"{run_dir}: {error}")
     problems.append(f"no process and no exit record in {run_dir}")
     return Observation("gone", started_at=started_at, detail="; ".join(problems))
-
-
-def _signal_of(exit_code: int) -> int | None:
-    number = exit_code - 128
-    return number if number > 0 and number in signal.valid_signals() else None

@@ -23,6 +23,8 @@ from prefect_campaign.launch.remote_shell import (
 from prefect_campaign.model.errors import Transient
 from prefect_campaign.model.records import AttemptSpec
 
+_NAMES = "pc_names"
+
 
 @dataclass(frozen=True)
 class Job:
@@ -97,7 +99,9 @@ def start_script(there: AttemptSpec, script: str, code: str, *, in_tmux: bool) -
     """
     launch = PLAIN_LAUNCH
     if in_tmux:
-        launch = TMUX_LAUNCH.format(command=" ".join(map(quote, tmux.start_argv(there.token, there.run_dir))))
+        argv = tmux.start_argv(there.token, there.run_dir, [_NAMES])
+        command = " ".join('"$pc_names"' if word == _NAMES else quote(word) for word in argv)
+        launch = TMUX_LAUNCH.format(command=command, server=tmux.SERVER)
     size = len(script.encode("utf-8", "surrogateescape"))
     words = " ".join(map(quote, (there.run_dir, there.checkpoint_dir, script, str(size), code)))
     return f"{LIBRARY}{START}{launch}pc_start_job {words}"

@@ -108,10 +108,16 @@ pc_launch() {
 }
 """
 
+# As `tmux.start` does it here; `command` uses pc_names.
 TMUX_LAUNCH = """\
 pc_launch() {{
     command -v tmux >/dev/null 2>&1 || {{ echo no-tmux; return; }}
-    pc_said=$({command} 2>&1) && pc_child=${{pc_said##*[!0-9]}}
+    pc_names=$({{ env; tmux -L {server} show-environment -g 2>/dev/null; }} |
+        sed -n 's/^-\\{{0,1\\}}\\([A-Za-z_][A-Za-z0-9_]*\\).*/\\1/p' | sort -u | tr '\\n' ' ')
+    for pc_try in 1 2 3; do
+        pc_said=$({command} 2>&1) && pc_child=${{pc_said##*[!0-9]}}
+        case $pc_said in *"server exited"* | *"lost server"* | *"no server running"*) ;; *) break ;; esac
+    done
     [ -n "$pc_child" ] || {{ printf 'unsure '; printf %s "$pc_said" | pc_hex; echo; }}
 }}
 """

@@ -8,7 +8,7 @@ from prefect_campaign.launch.remote import unhex
 from prefect_campaign.launch.remote_paths import ORIGIN, RemotePlace
 from prefect_campaign.launch.remote_shell import LIBRARY
 from prefect_campaign.launch.ssh_connection import Connection
-from prefect_campaign.launch.visible import with_reserve_checked
+from prefect_campaign.launch.visible import reserved_uuids, with_reserve_checked
 from prefect_campaign.model.clock import Clock
 from prefect_campaign.model.devices import Gpu, GpuProcess, HostView
 from prefect_campaign.model.errors import CampaignError, Transient
@@ -76,7 +76,7 @@ async def look_at(connection: Connection, place: RemotePlace, slots: int, clock:
         launcher="ssh",
         driver=reading.driver,
         cuda=reading.cuda,
-        reserve=frozenset(host.reserve),
+        reserve=frozenset(host.reserve) | reserved_uuids(frozenset(host.reserve), host.name, gpus),
         keep_free=host.keep_free,
         seen_at=seen_at,
     )

@@ -1,12 +1,12 @@
 """Run dirs of a host, mirrored to where the ledger knows them, so that whoever reads logs and metrics finds them."""
 
 import os
-import signal
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+from prefect_campaign.launch.job_files import signal_of
 from prefect_campaign.launch.record import take_record
 from prefect_campaign.launch.remote_paths import RemotePlace
 from prefect_campaign.launch.script import CLAIM_NAME, RECORD_NAME
@@ -92,7 +92,7 @@ def local_end(spec: AttemptSpec) -> tuple[Observation | None, str]:
         Observation(
             "exited",
             exit_code=record.exit_code,
-            signal=_signal_of(record.exit_code),
+            signal=signal_of(record.exit_code),
             started_at=started_at,
             ended_at=max(record.ended_at, started_at or 0.0),
         ),
@@ -105,8 +105,3 @@ def started(spec: AttemptSpec) -> float | None:
     with suppress(OSError):
         return (Path(spec.run_dir) / CLAIM_NAME / "pid").stat().st_mtime
     return None
-
-
-def _signal_of(exit_code: int) -> int | None:
-    number = exit_code - 128
-    return number if number > 0 and number in signal.valid_signals() else None
