@@ -34,6 +34,8 @@ class Hosts:
     def __init__(self, launcher: Launcher, slots: int | None, clock: Clock) -> None:
         self.on_news: Callable[[], None] = lambda: None
         """Called in the event loop when a look in the background is over."""
+        self.on_seen: Callable[[Sequence[HostView]], None] = lambda views: None
+        """Called with what every look has shown."""
         self.views: tuple[HostView, ...] = ()
         self.extra: Mapping[tuple[str, str], int] = {}
         """(host, UUID) -> MiB that others' processes have shown at their peak, beyond what they use now."""
@@ -52,6 +54,7 @@ class Hosts:
         self.views = tuple(seen)
         self.extra = self._peaks.seen(self.views)
         self._seen_at = self._clock()
+        self.on_seen(self.views)
 
     async def look_at(self, host: str) -> HostView:
         """See one host now.
@@ -64,6 +67,7 @@ class Hosts:
         found = next((v for v in await one.look() if v.host == host), None)
         if found is None:
             raise Refused(f"host {host!r} is none of the campaign's machines any more")
+        self.on_seen((found,))
         return found
 
     def refresh(self) -> None:

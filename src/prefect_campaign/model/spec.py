@@ -3,9 +3,11 @@
 import re
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from prefect_campaign.model.ids import NAME_PATTERN
+from prefect_campaign.model.resources import Model as Model
+from prefect_campaign.model.resources import Resources as Resources
 from prefect_campaign.model.sweep import Scalar, Sweep
 from prefect_campaign.model.template import fields_of
 
@@ -23,12 +25,6 @@ def _selector(value: Any) -> Any:
     if isinstance(value, dict):
         return {k: list(v) if isinstance(v, list | tuple | range | set) else [v] for k, v in value.items()}
     return value
-
-
-class Model(BaseModel):
-    """Strict about unknown fields, for a typing error must never be ignored, and about numbers being numbers."""
-
-    model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
 
 
 class Objective(Model):
@@ -104,21 +100,6 @@ class Stage(Model):
         if self.core is not None:
             return [Check(name="core", core=True, only=self.core), *self.checks]
         return self.checks or [Check(name="core", core=True)]
-
-
-class Resources(Model):
-    """What one experiment needs."""
-
-    gpus: int = Field(
-        default=0, ge=0, le=64, description="All on one host. 0: it takes a processor slot and sees no GPU."
-    )
-    vram_mb: int | Literal["auto"] = Field(
-        default="auto", description="MiB per GPU; auto: measured by earlier runs, else a whole GPU."
-    )
-    cpus: int = Field(default=1, ge=1, le=4096)
-    memory_mb: int | None = Field(default=None, ge=1)
-    time_minutes: float | None = Field(default=None, gt=0, description="An attempt that runs longer is stopped.")
-    expected_minutes: float | None = Field(default=None, gt=0, description="Of a full experiment, where known.")
 
 
 class Budget(Model):
@@ -275,7 +256,21 @@ class Campaign(Model):
             self._check_selector(group.only, f"groups.{name}.only", planned=True)
         for reserved in filled & (swept | set(self.args)):
             raise ValueError(f"{reserved!r} is filled in by the product and cannot be a parameter")
+        self._check_memory(swept | set(self.args) | {name for s in (*self.pilot, self.full) for name in s.args})
         return self
+
+    def _check_memory(self, params: set[str]) -> None:
+        """See that fields by which memory is estimated exist."""
+        wanted = self.resources
+        network = wanted.network
+        # Its default need not exist: without activations of a sample no batch is asked for.
+        batch = network.batch_size if network and network.sample_mb else None
+        named = [("resources.vram_params", n) for n in wanted.vram_params or []]
+        named += [("resources.network.batch_size", batch)] if isinstance(batch, str) else []
+        for where, name in named:
+            if name not in params:
+                known = ", ".join(sorted(params)) or "none"
+                raise ValueError(f"{where}: {name!r} is no parameter of the campaign; parameters are {known}")
 
     def _check_selector(self, selector: Selector, where: str, *, planned: bool = False) -> None:
         """See that every axis exists; `planned`: that its values are known before anything is launched."""

@@ -1,0 +1,184 @@
+"""GPU memory of one campaign: what its experiments are said to need, and what they are seen to take."""
+
+import os.path
+from collections.abc import Iterable
+from typing import Any
+
+from sqlalchemy import Connection
+
+from prefect_campaign.decide.vram import Estimate, Shape, Used, estimate, hint_of, shape_of, used_of
+from prefect_campaign.decide.vram_formula import by_formula
+from prefect_campaign.engine.batch import Batch
+from prefect_campaign.engine.hold import Hold
+from prefect_campaign.engine.hosts import Hosts, run_key
+from prefect_campaign.ledger import vram
+from prefect_campaign.ledger.campaigns import CampaignRow
+from prefect_campaign.ledger.events import add_events, event
+from prefect_campaign.ledger.experiments import Outcome
+from prefect_campaign.ledger.reading import Reader
+from prefect_campaign.model.devices import Gpu, HostView
+from prefect_campaign.model.records import AttemptSpec, ExperimentView
+from prefect_campaign.model.spec import Campaign
+from prefect_campaign.model.states import AttemptState
+from prefect_campaign.model.template import fill
+
+NEWS = 1.05
+"""A peak that grew by this factor is written down while the attempt runs, so that a crash does not lose it."""
+
+
+class Vram:
+    """Learns the memory of a campaign's shapes from its attempts, of all rounds and stages.
+
+    Args:
+        hold: the campaign.
+        campaign: the spec.
+        row: the round.
+        hosts: its machines; every look at them is taken in.
+        batch: knows how the next attempt of an experiment was changed.
+    """
+
+    def __init__(self, hold: Hold, campaign: Campaign, row: CampaignRow, hosts: Hosts, batch: Batch) -> None:
+        self._hosts = hosts
+        hosts.on_seen = self.seen
+        self._hold = hold
+        self._campaign = campaign
+        self._row = row
+        self._batch = batch
+        self._wanted = campaign.resources
+        self._past: dict[Shape, list[Used]] = {}
+        self._planned: dict[str, Shape] = {}
+        """exp_id -> its shape before any fix."""
+        self._live: dict[str, AttemptSpec] = {}
+        self._peaks: dict[str, int] = {}
+        self._written: dict[str, int] = {}
+        self._over: list[tuple[AttemptSpec, int | None]] = []
+
+    def load(self) -> None:
+        """Read what earlier attempts took."""
+        if not self._wanted.gpus:
+            return
+        with Reader(self._hold.ledger.url) as reader:
+            rows = vram.attempts_of_campaign(reader, self._campaign.name)
+        self._past, self._planned = {}, {}
+        other: set[tuple[int, str]] = set()
+        for row in rows:
+            used, which = used_of(row, self._wanted.vram_params), (row["campaign_id"], row["exp_id"])
+            if not used.shape.changes:
+                # A changed attempt belongs to the command of the one that it changed.
+                (other.discard if same_command(self._campaign, row["spec"]) else other.add)(which)
+            if which in other:
+                continue
+            if row["campaign_id"] == self._row.id and not used.shape.changes:
+                self._planned[row["exp_id"]] = used.shape
+            if row["state"] not in (AttemptState.LAUNCHING, AttemptState.RUNNING):
+                self._past.setdefault(used.shape, []).append(used)
+            elif used.peak_mb is not None:
+                self._peaks[row["token"]] = self._written[row["token"]] = used.peak_mb
+
+    def estimate(self, view: ExperimentView) -> Estimate:
+        """How much memory the next attempt of an experiment is to get on each GPU."""
+        healed = self._batch.healed(view.exp_id, view.attempt + 1)
+        params, changes = (healed["params"], healed["changes"]) if healed else (view.params, ())
+        wanted = self._wanted
+        return estimate(
+            shape_of(params, wanted.gpus, changes, wanted.vram_params),
+            self._past,
+            base=self._planned.get(view.exp_id),
+            formula=by_formula(wanted.network, params, wanted.gpus) if wanted.network else None,
+            declared=self._declared,
+        )
+
+    # -- what attempts are seen to take -------------------------------------------------------------------------
+
+    def follow(self, spec: AttemptSpec) -> None:
+        """An attempt runs: its memory is noted from now on."""
+        if spec.gpus:
+            self._live[spec.token] = spec
+
+    def seen(self, views: Iterable[HostView]) -> None:
+        """Take in a look at the hosts."""
+        gpus = {(view.host, gpu.uuid): gpu for view in views if not view.problem for gpu in view.gpus}
+        for token, spec in self._live.items():
+            # Only where it has a lease: another ledger may have an attempt whose run dir ends alike.
+            on = (gpus[spec.host, uuid] for uuid in spec.gpus if (spec.host, uuid) in gpus)
+            most = max((memory_of(gpu, spec.run_dir) or 0 for gpu in on), default=0)
+            if most > self._peaks.get(token, 0):
+                self._peaks[token] = most
+
+    def ended(self, spec: AttemptSpec, outcome: Outcome) -> None:
+        """An attempt is over: the next estimate of its shape knows what it took; `record` writes it down."""
+        if self._live.pop(spec.token, None) is None:
+            return
+        peak = self._peaks.get(spec.token)
+        shape = shape_of(spec.params, len(spec.gpus), spec.changes, self._wanted.vram_params)
+        if not shape.changes:
+            self._planned[spec.exp_id] = shape
+        used = Used(
+            shape,
+            spec.vram_mb,
+            peak,
+            done=outcome.attempt_state == AttemptState.DONE,
+            oom=outcome.diagnosis is not None and outcome.diagnosis.signature == "cuda_oom",
+            seconds=outcome.ended_at - outcome.started_at if outcome.started_at else 0.0,
+        )
+        self._past.setdefault(shape, []).append(used)
+        self._over.append((spec, peak))
+
+    def record(self, connection: Connection, now: float) -> None:
+        """Write down the peaks, and of attempts that are over how they compare, in the transaction that closes them."""
+        vram.record_peaks(connection, {t: mb for t, mb in self._peaks.items() if mb > self._written.get(t, 0)})
+        self._written |= self._peaks
+        over, self._over = self._over, []
+        add_events(connection, [self._comparison(spec, peak, now) for spec, peak in over])
+        for spec, _ in over:
+            self._peaks.pop(spec.token, None)
+            self._written.pop(spec.token, None)
+
+    def look(self, now: float) -> None:
+        """Have the hosts looked at again while attempts run there, and write down peaks that grew much."""
+        if self._live:
+            self._hosts.refresh()
+        if any(mb > NEWS * self._written.get(token, 0) for token, mb in self._peaks.items()):
+            with self._hold.write() as connection:
+                self.record(connection, now)
+
+    def _comparison(self, spec: AttemptSpec, used: int | None, now: float) -> dict[str, Any]:
+        leased = "a whole GPU" if spec.vram_mb is None else f"{spec.vram_mb} MiB"
+        taken = "not seen on it" if used is None else f"used {used} MiB"
+        why = hint_of(self._declared, spec.vram_mb, used) or f"leased {leased}, {taken}"
+        data = {"attempt": spec.attempt, "declared": self._declared, "leased": spec.vram_mb, "used": used}
+        return event(self._hold.campaign_id, now, "dispatcher", "vram", why=why, exp_id=spec.exp_id, data=data)
+
+    @property
+    def _declared(self) -> int | None:
+        return self._wanted.vram_mb if isinstance(self._wanted.vram_mb, int) else None
+
+
+def memory_of(gpu: Gpu, run_dir: str) -> int | None:
+    """MiB that all processes of an attempt have on a GPU together; None if it is not there or that is not told."""
+    key = run_key(run_dir)
+    computing = [p for p in gpu.processes if not p.graphics]
+    ours = [p.used_mb for p in computing if p.run_dir is not None and run_key(p.run_dir) == key]
+    known = [mb for mb in ours if mb is not None]
+    if len(known) == len(ours):
+        return sum(known) if known else None
+    # The driver does not say who has how much, but nobody else is there.
+    return gpu.used_mb if len(ours) == len(computing) else None
+
+
+def same_command(campaign: Campaign, spec: dict[str, Any]) -> bool:
+    """Whether an attempt, as stored, ran what the campaign's command makes of its parameters today."""
+    seed_axis = campaign.sweep.axis_of("seed")
+    values = {
+        **spec["params"],
+        **({seed_axis: spec["seed"]} if seed_axis else {}),
+        "seed": spec["seed"],
+        "run_dir": spec["run_dir"],
+        "checkpoint_dir": os.path.join(os.path.dirname(spec["run_dir"]), "checkpoints"),
+        "exp_id": spec["exp_id"],
+        "attempt": spec["attempt"],
+    }
+    try:
+        return fill(campaign.command, values) == list(spec["argv"]) and spec["env"] == campaign.env
+    except KeyError:
+        return False
