@@ -72,13 +72,9 @@ class Starter:
         found = [await self._settle(spec, look_first=True, since=at) for spec, at in list(self._unsure.values())]
         return [live for live in found if live is not None]
 
-    async def start_checked(self) -> tuple[list[Live], list[AttemptSpec]]:
-        """Start those whose GPUs are free; those that others use wait on, go elsewhere or are stopped.
-
-        Returns:
-            What runs now, and what must be placed on other GPUs.
-        """
-        started, elsewhere = [], []
+    async def start_checked(self) -> list[Live]:
+        """Start those whose GPUs are free; those that others use wait on, are placed anew or are stopped."""
+        started = []
         for verdict in self._preflight.step():
             if verdict.effect == "start":
                 live = await self._settle(verdict.spec, look_first=False, since=self._hold.now(), checked=True)
@@ -88,12 +84,11 @@ class Starter:
             if verdict.effect == "stop":
                 outcome = not_started(verdict.spec, verdict.why, ExperimentState.ON_HOLD, now=now)
             else:
-                elsewhere.append(verdict.spec)
                 outcome = not_started(verdict.spec, verdict.why, ExperimentState.QUEUED, now=now)
                 # No try of the experiment: its retries are for what ran.
                 outcome = replace(outcome, diagnosis=Diagnosis(LAUNCH_FAILED, verdict.why, ""))
             self._unlaunched.append((verdict.spec, outcome))
-        return started, elsewhere
+        return started
 
     def record_submitted(self, connection: Connection, now: float) -> None:
         """Write down, within a transaction, what runs; `forget_submitted` follows once that is durable."""

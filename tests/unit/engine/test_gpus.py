@@ -128,3 +128,15 @@ async def test_killed_before_the_look_at_its_gpu_starts_once(tmp_path: Path, hom
     assert lab.states == ["done"]
     assert len(lab.ran) == 1
     lab.settled()
+
+
+async def test_an_attempt_on_a_busy_gpu_moves_to_one_that_becomes_free(
+    tmp_path: Path, home: Any, driver: Driver
+) -> None:
+    driver.set(gpus(2))
+    driver.run(driver.uuids[0], pid=os.getpid(), used_mb=500)
+    lab = Lab(gpu_campaign(tmp_path, SEES + REPORT, points=2, resources={"vram_mb": 4000}))
+    await lab.run()
+    # The second was placed beside the stranger, as the memory fits there; it did not start, and went elsewhere.
+    assert lab.states == ["done"] * 2
+    assert list(seen(tmp_path).values()) == [[driver.uuids[1]]] * 2
