@@ -16,6 +16,7 @@ from prefect_campaign.decide.iterate import after_pivot
 from prefect_campaign.decide.pilot import PilotDecision, decide_pilot
 from prefect_campaign.decide.verdicts import StageVerdict
 from prefect_campaign.engine.pivot import changed_campaign
+from prefect_campaign.engine.rounds import has_open_attempts
 from prefect_campaign.engine.setting import (
     Setting,
     outcome_of,
@@ -24,6 +25,7 @@ from prefect_campaign.engine.setting import (
     register,
     setting_of_run,
 )
+from prefect_campaign.flows.monitor import follow_to_the_end
 from prefect_campaign.flows.review import cost_of, review
 from prefect_campaign.flows.stage import judge, over, stage
 from prefect_campaign.judge.review import to_markdown
@@ -40,6 +42,7 @@ from prefect_campaign.tasks.gate import ask_until_answered
 from prefect_campaign.tasks.lost_runs import noted_run
 from prefect_campaign.tasks.publish import publish_results, publish_text
 from prefect_campaign.tasks.steps import end, enter_full
+from prefect_campaign.tasks.tree import tree_for_full, warn_of_changes
 
 Spec = Annotated[str | Campaign, Field(description="Path of a spec (YAML) on the worker, or the spec itself.")]
 
@@ -88,6 +91,8 @@ async def _drive(setting: Setting, phase: str = PILOT) -> dict[str, Any]:
     if CampaignStatus(setting.row.status).ended:
         return outcome_of(setting.row.name)
     setting.change(status=CampaignStatus.OPEN, reason="")
+    if phase != FULL:
+        warn_of_changes(await setting.tree())
     verdicts = [] if phase == FULL else await _pilot(setting)
     missing = next((v.metric_missing for v in verdicts if v.metric_missing), None)
     if missing:
@@ -101,7 +106,14 @@ async def _drive(setting: Setting, phase: str = PILOT) -> dict[str, Any]:
         return await _kill(setting, verdicts, answer)
     if answer.answer == "PIVOT":
         return await _pivot(setting, verdicts, answer)
-    enter_full(setting, answer)
+    tree, refused = await tree_for_full(setting)
+    if refused:
+        # What runs already from an earlier start of the phase is followed to its end; nothing new starts.
+        if has_open_attempts(setting):
+            await follow_to_the_end(setting)
+        setting.change(reason=refused)
+        return outcome_of(setting.row.name)
+    enter_full(setting, answer, tree)
     crash_point("full_opened")
     if not over(setting, setting.campaign.full.name):
         await stage(setting.campaign.name, setting.campaign.full.name)
@@ -141,10 +153,11 @@ async def _gate(setting: Setting, verdicts: list[StageVerdict], decision: PilotD
     """Synthesis, design review and cost to the person who decides; the answer binds to this plan's hash."""
     cost = await cost_of(setting)
     record = await review(setting.campaign.name)
-    commit, dirty = setting.git()
+    tree = await setting.tree()
     place: dict[str, Any] = {
-        "commit": commit,
-        "dirty": dirty,
+        "commit": tree.commit,
+        "dirty": tree.dirty,
+        "notes": tree.notes,
         "iteration": setting.row.iteration,
         "round_": setting.row.round,
     }
@@ -154,6 +167,7 @@ async def _gate(setting: Setting, verdicts: list[StageVerdict], decision: PilotD
     await publish_text(setting, "synthesis", text)
     shown = gate_markdown(setting.campaign, setting.plan, verdicts, decision, cost, **place)
     asked = {
+        "commit": tree.name,
         "hours_used": cost.used_hours,
         "hours_asked": cost.total_hours,
         "money_asked": cost.price,

@@ -8,14 +8,16 @@ from prefect.exceptions import CancelledRun
 
 from prefect_campaign.engine.dispatcher import open_dispatcher
 from prefect_campaign.engine.rounds import has_open_attempts, open_round, rounds_to_tend
-from prefect_campaign.engine.setting import Setting, open_setting
+from prefect_campaign.engine.setting import Setting, open_setting, refuse_if_driven
 from prefect_campaign.ledger.location import Home
 from prefect_campaign.model.errors import CampaignError, Driven, Fenced, Transient
+from prefect_campaign.model.plan import FULL
 from prefect_campaign.model.states import CampaignStatus
 from prefect_campaign.tasks.experiment import AttemptFailed, current_dispatcher, experiment
 from prefect_campaign.tasks.finish import Finisher
 from prefect_campaign.tasks.lost_runs import close_lost_runs
 from prefect_campaign.tasks.machines import launcher_of
+from prefect_campaign.tasks.tree import tree_for_full
 from prefect_campaign.tasks.waiting import tend_gate
 
 AGAIN_SECONDS = 10.0
@@ -106,11 +108,12 @@ async def _finish_older_rounds(setting: Setting) -> None:
     """Follow to its end what still runs from earlier rounds of the campaign: it holds devices."""
     rows = rounds_to_tend(setting.home, setting.row.name)
     await asyncio.gather(
-        *(_follow_leftovers(open_round(setting.home, r["id"])) for r in rows if r["id"] != setting.row.id)
+        *(follow_to_the_end(open_round(setting.home, r["id"])) for r in rows if r["id"] != setting.row.id)
     )
 
 
-async def _follow_leftovers(setting: Setting) -> None:
+async def follow_to_the_end(setting: Setting) -> None:
+    """Follow what runs of a round until it is over; nothing is started."""
     launcher = await launcher_of(setting.campaign)
     try:
         async with open_dispatcher(
@@ -130,14 +133,19 @@ async def _tick(setting: Setting) -> str:
         if not has_open_attempts(setting):
             return f"no material change ({setting.row.status})"
     before = _line(setting, stage)
+    refused = ""
+    if stage and setting.row.phase == FULL:
+        refuse_if_driven(setting.row, setting.ledger.clock())
+        _, refused = await tree_for_full(setting)
+        stage = None if refused else stage
     launcher = await launcher_of(setting.campaign)
     async with open_dispatcher(
         setting.ledger, setting.home, setting.campaign, setting.row, stage, launcher
     ) as dispatcher:
         await dispatcher.adopt()
         await dispatcher.tick()
-    after = _line(setting, stage)
-    return "; ".join(filter(None, ["no material change" if after == before else after, dispatcher.waits]))
+    after = _line(setting, setting.row.stage if refused else stage)
+    return "; ".join(filter(None, ["no material change" if after == before else after, dispatcher.waits, refused]))
 
 
 def _line(setting: Setting, stage: str | None) -> str:

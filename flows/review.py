@@ -20,14 +20,14 @@ async def review(campaign: str) -> ReviewRecord:
     """
     setting = open_setting(campaign)
     cost = await cost_of(setting)
-    commit, dirty = setting.git()
+    tree = await setting.tree()
     facts = plan_facts(
         setting.campaign,
         setting.plan,
         cost.total_hours if cost.total_hours is not None else float("nan"),
         setting.campaign.policy.budget.hours,
-        commit,
-        dirty,
+        tree.commit,
+        tree.dirty,
     )
     return review_design(load_skills(setting.home.skill_folders), facts)
 

@@ -9,6 +9,7 @@ from typing import Any
 from prefect_campaign.cli.live import Watcher
 from prefect_campaign.cli.server import ensure_server, refuse_silent
 from prefect_campaign.engine.setting import Setting, open_setting, refuse_if_awaited, refuse_if_driven
+from prefect_campaign.engine.tree import tree_of
 from prefect_campaign.ledger import campaigns, gates
 from prefect_campaign.ledger.experiments import reopen
 from prefect_campaign.ledger.gates import ANSWERS
@@ -18,6 +19,8 @@ from prefect_campaign.model.errors import Refused
 from prefect_campaign.model.spec import Campaign
 from prefect_campaign.model.states import CampaignStatus
 
+LOOK_SECONDS = 5.0
+"""What git has not said by then is left to the flow's own look."""
 FAILED = 1
 BAD_INPUT = 2
 
@@ -31,6 +34,7 @@ def run_spec(spec: str | Campaign, *, approve: str, by: str, reason: str, new_ro
     _check(campaign, spec)
     home = Home.locate().ensure()
     Ledger.open(home).close()
+    _tell_changes(campaign)
     _quiet()
     url = ensure_server(home)
     watcher = Watcher(home, campaign.name, url, approve=choice, by=by, reason=reason)
@@ -126,6 +130,14 @@ def _check(campaign: Campaign, source: str | Campaign) -> None:
 
     check_spec(campaign, source)
     refuse_silent(os.environ.get("PREFECT_API_URL"))
+
+
+def _tell_changes(campaign: Campaign) -> None:
+    """What no commit holds of the code that runs; the terminal shows no log."""
+    tree = tree_of(campaign, LOOK_SECONDS)
+    then = "" if campaign.policy.allow_dirty else "; fine for the pilot, but the full phase runs from a commit"
+    for note in [] if tree.problem else tree.notes:
+        print(f"note: {note}{then if tree.dirty else ''}", file=sys.stderr)
 
 
 def _choice(approve: str) -> str:

@@ -116,7 +116,9 @@ def _doubts(
     if limit is not None and cost.total_hours is not None and cost.used_hours + cost.total_hours > limit:
         found.append(f"with the hours used it exceeds the budget of {number(limit)} h")
     if dirty:
-        found.append("the tree has local changes, so no commit would say what the results come from: commit them first")
+        so = "the tree has local changes, so no commit would say what the results come from"
+        then = "policy.allow_dirty lets it start all the same" if campaign.policy.allow_dirty else "commit them first"
+        found.append(f"{so}: {then}")
     return found
 
 

@@ -3,7 +3,8 @@
 import logging
 from pathlib import Path
 
-from prefect_campaign.ledger import campaigns, queries
+from prefect_campaign.decide.vram import compare, used_of
+from prefect_campaign.ledger import campaigns, queries, vram
 from prefect_campaign.ledger.batches import hours_used
 from prefect_campaign.ledger.reading import Reader
 from prefect_campaign.ledger.store import Ledger
@@ -40,6 +41,8 @@ def export(ledger: Ledger, campaign: Campaign, folder: Path, *, status: str | No
         curves = queries.curves(reader, row.id)
         gate = queries.gate(reader, row.id)
         hours = hours_used(reader, row.id)
+        on_gpus = vram.attempts_of_round(reader, row.id)
+        code = " | ".join(queries.code_origins(reader, row.id))
     paths = write_all_results(views, campaign, folder)
     log = folder / "experiment_log.csv"
     for problem in write_experiment_log(everything, campaign, log, config_path=row.spec_path or ""):
@@ -59,7 +62,14 @@ def export(ledger: Ledger, campaign: Campaign, folder: Path, *, status: str | No
             synthesis_path=synthesis if synthesis.is_file() else None,
             significance=significance,
             gate=gate,
-            summary={"plan_hash": row.plan_hash, "hours": hours, "status": status or row.status, "round": row.round},
+            summary={
+                "plan_hash": row.plan_hash,
+                "hours": hours,
+                "status": status or row.status,
+                "round": row.round,
+                "code_of_the_full_phase": code,
+            },
+            memory=compare((used_of(r, campaign.resources.vram_params) for r in on_gpus), campaign.resources.declared_mb),
         )
     )
     paths.append(stage_dataset(folder, campaign, views, folder / "hub"))

@@ -2,26 +2,29 @@
 
 import os
 import subprocess
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from prefect_campaign.launch.process import boot_id, host_name, read_process
 from prefect_campaign.model.errors import Transient
 
 
-def run(argv: Sequence[str], timeout: float, cwd: str | None = None) -> subprocess.CompletedProcess[str]:
+def run(
+    argv: Sequence[str], timeout: float, cwd: str | None = None, env: Mapping[str, str] | None = None
+) -> subprocess.CompletedProcess[str]:
     """Run a short program to its end and capture what it prints; never through a shell.
 
     Args:
         argv: program and arguments.
         timeout: seconds, after which it is killed.
         cwd: folder to run in.
+        env: its whole environment; default: that of this process.
 
     Raises:
         Transient: it did not end in time, or could not be started.
     """
     try:
         return subprocess.run(
-            list(argv), timeout=timeout, cwd=cwd, capture_output=True, text=True, errors="replace", check=False
+            list(argv), timeout=timeout, cwd=cwd, env=env, capture_output=True, text=True, errors="replace", check=False
         )
     except subprocess.TimeoutExpired:
         raise Transient(f"{argv[0]}: no answer within {timeout:g} s; try again") from None
@@ -53,15 +56,11 @@ def identity_alive(identity: str) -> bool:
 
 
 def git_state(folder: str) -> tuple[str | None, bool]:
-    """Commit of the work tree around `folder`, and whether tracked files differ from it; (None, False) outside git."""
-    try:
-        head = run(["git", "rev-parse", "HEAD"], 10, folder)
-        changes = run(["git", "status", "--porcelain", "--untracked-files=no"], 30, folder)
-    except Transient:
-        return None, False
-    if head.returncode != 0:
-        return None, False
-    return head.stdout.strip(), bool(changes.stdout.strip())
+    """Commit of the work tree around `folder` as it is recorded with an attempt, and whether tracked files differ."""
+    from prefect_campaign.engine.tree import read_tree  # which runs git by way of this module
+
+    tree = read_tree(folder)
+    return tree.name, tree.dirty
 
 
 def hostname() -> str:

@@ -1,5 +1,6 @@
 """What everything that works on a campaign starts from, opened by the campaign's name alone."""
 
+import asyncio
 from dataclasses import dataclass
 from typing import Any
 
@@ -7,7 +8,8 @@ from sqlalchemy import Connection
 
 from prefect_campaign.engine.checking import check_spec
 from prefect_campaign.engine.pivot import changed_campaign
-from prefect_campaign.engine.process import git_state, identity_alive, own_identity
+from prefect_campaign.engine.process import identity_alive, own_identity
+from prefect_campaign.engine.tree import Tree, tree_of
 from prefect_campaign.ledger import campaigns, gates, queries
 from prefect_campaign.ledger.campaigns import CampaignRow
 from prefect_campaign.ledger.location import Home
@@ -52,9 +54,9 @@ class Setting:
         with self.ledger.write() as connection:
             campaigns.set_status(connection, self.row.id, now=self.ledger.clock(), who=who, why=why, **values)
 
-    def git(self) -> tuple[str | None, bool]:
-        """Commit of the campaign's work tree, and whether it has local changes."""
-        return git_state(self.campaign.workdir)
+    async def tree(self) -> Tree:
+        """The work tree as it is now; git may take its time."""
+        return await asyncio.to_thread(tree_of, self.campaign)
 
 
 def register(spec: str | dict[str, Any] | Campaign, *, new_round: bool = False, follow_pivots: bool = True) -> Setting:

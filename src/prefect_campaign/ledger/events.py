@@ -6,6 +6,12 @@ from sqlalchemy import Connection, insert
 
 from prefect_campaign.ledger import tables as t
 
+ORIGIN = "code"
+"""Kind of the event that says which code the full phase starts from."""
+
+_WIDTH = 40
+"""Characters that the columns `old` and `new` hold."""
+
 
 def event(
     campaign_id: int,
@@ -25,8 +31,8 @@ def event(
         "at": at,
         "who": who,
         "kind": kind,
-        "old": old,
-        "new": new,
+        "old": old and old[:_WIDTH],
+        "new": new and new[:_WIDTH],
         "why": why,
         "data": data,
     }

@@ -89,6 +89,11 @@ def question(connection: Connection, campaign_id: int, plan_hash: str) -> Questi
     return Question(**row) if row else None
 
 
+def shown_cost(connection: Connection, question_id: int) -> dict[str, Any]:
+    """The figures that a question showed: hours, experiments, the commit."""
+    return dict(connection.execute(select(t.approvals.c.cost).where(t.approvals.c.id == question_id)).scalar_one())
+
+
 @dataclass(frozen=True)
 class Waiting:
     """Who waits for an answer."""

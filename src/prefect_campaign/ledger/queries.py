@@ -129,9 +129,12 @@ def failed_attempts(reader: Reader, campaign_id: int) -> list[dict[str, Any]]:
     )
 
 
-def alerts(reader: Reader, campaign_id: int) -> list[dict[str, Any]]:
-    """All alerts of a campaign, oldest first."""
-    return reader.rows("SELECT * FROM alerts WHERE campaign_id = :campaign_id ORDER BY id", campaign_id=campaign_id)
+def code_origins(reader: Reader, campaign_id: int) -> list[str]:
+    """Which code the full phase started from, one line each time that it was another; see `tasks.steps`."""
+    rows = reader.rows(
+        "SELECT why FROM events WHERE campaign_id = :campaign_id AND kind = 'code' ORDER BY id", campaign_id=campaign_id
+    )
+    return list(dict.fromkeys(row["why"] for row in rows))
 
 
 def status_document(reader: Reader, name: str) -> dict[str, Any]:

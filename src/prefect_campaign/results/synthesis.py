@@ -37,6 +37,7 @@ def synthesis_markdown(
     dirty: bool,
     iteration: int,
     round_: int,
+    notes: Sequence[str] = (),
 ) -> str:
     """The whole synthesis: overview, results, failures, recommendation, options, cost, design review.
 
@@ -52,10 +53,11 @@ def synthesis_markdown(
         dirty: whether the tree has local changes.
         iteration: number of this iteration, from 1.
         round_: number of this round, from 1.
+        notes: what else is to be known about the tree, such as which files have changes; one line each.
     """
     review = re.sub(r"(?m)^#{1,2}(?= )", "###", review_markdown.strip()) if review_markdown else ""
     sections = [
-        _title(campaign, plan, commit, dirty, iteration, round_),
+        _title(campaign, plan, commit, dirty, iteration, round_, notes),
         _overview(campaign, verdicts, decision),
         _results(campaign, verdicts, _MOST_ROWS, COLUMNS),
         _failures(verdicts),
@@ -78,13 +80,14 @@ def gate_markdown(
     dirty: bool,
     iteration: int,
     round_: int,
+    notes: Sequence[str] = (),
 ) -> str:
     """The short form above the gate's form: at most 20 rows, and neither failures nor review in detail.
 
     Takes the same arguments as `synthesis_markdown`.
     """
     sections = [
-        _title(campaign, plan, commit, dirty, iteration, round_),
+        _title(campaign, plan, commit, dirty, iteration, round_, notes),
         _overview(campaign, verdicts, decision),
         _results(campaign, verdicts, _MOST_ROWS_AT_GATE, COLUMNS_AT_GATE),
         _recommendation(decision),
@@ -106,12 +109,21 @@ def write_synthesis(text: str, folder: str | os.PathLike[str]) -> Path:
     return write_text(Path(folder) / FILE_NAME, clean(text))
 
 
-def _title(campaign: Campaign, plan: Plan, commit: str | None, dirty: bool, iteration: int, round_: int) -> str:
+def _title(
+    campaign: Campaign,
+    plan: Plan,
+    commit: str | None,
+    dirty: bool,
+    iteration: int,
+    round_: int,
+    notes: Sequence[str],
+) -> str:
     tree = f"commit `{_code(commit[:12])}`" if commit else "no commit"
     if dirty:
         tree += " **with local changes**"
     where = f"Round {round_}, iteration {iteration}, plan `{plan.plan_hash}`, {tree}."
-    return f"# Pilot synthesis: {markdown(campaign.name)}\n\n{where}"
+    told = "".join(f"\n- Tree: {markdown(note)}." for note in notes)
+    return f"# Pilot synthesis: {markdown(campaign.name)}\n\n{where}" + (f"\n{told}" if told else "")
 
 
 def _overview(campaign: Campaign, verdicts: Sequence[StageVerdict], decision: PilotDecision) -> str:

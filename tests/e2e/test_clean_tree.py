@@ -1,0 +1,66 @@
+"""The full phase runs from a commit: local changes stop it before anything of it is opened, and no approval is lost."""
+
+import pytest
+from e2e.world import World
+
+pytestmark = pytest.mark.e2e
+
+
+def git(world: World, *words: str) -> str:
+    who = ("-c", "user.name=ann", "-c", "user.email=ann@example.org")
+    done = world.run("git", "-C", world.folder, *who, *words)
+    assert done.code == 0, done.err
+    return done.out.strip()
+
+
+def test_changes_stop_the_full_phase_until_they_are_committed(world: World) -> None:
+    git(world, "init", "-q")
+    (world.folder / "train.sh").write_text("echo final/x=$1\n")
+    spec = world.spec(command="sh train.sh {method}")
+    git(world, "add", "train.sh")
+    git(world, "commit", "-qm", "first")
+    (world.folder / "train.sh").write_text("echo final/x=$(($1 * 10))\n")
+
+    done = world.campaign("run", spec, "--approve", "CONTINUE", "--by", "me", code=2)
+    assert "note: local changes in train.sh" in done.err
+    assert done.lines[-1].startswith("campaign: the full phase runs from a commit")
+    assert "train.sh" in done.lines[-1]
+    assert "commit or stash them" in done.lines[-1]
+    assert world.states("minimal") == ["done", "done"]
+    assert world.states("full") == ["planned", "planned"]
+    assert (world.row()["status"], world.row()["phase"]) == ("open", "pilot")
+    assert "campaign resume tiny" in world.campaign("status", "tiny").out
+    synthesis = (world.home / "campaigns" / "tiny" / "results" / "pilot_synthesis.md").read_text()
+    assert "local changes in train.sh" in synthesis
+
+    git(world, "commit", "-qam", "tenfold")
+    done = world.campaign("resume", "tiny")
+    assert "campaign tiny: completed" in done.out
+    assert len(world.gates()) == 1
+    assert world.states("full") == ["done", "done"]
+    commit = git(world, "rev-parse", "HEAD")
+    report = (world.home / "campaigns" / "tiny" / "results" / "report.md").read_text()
+    assert f"{commit}, approved at " in report
+    recorded = {(r["git_commit"] == commit, r["git_commit"].endswith("-dirty")) for r in world.rows(FULL_COMMITS)}
+    assert recorded == {(True, False)}
+
+
+def test_allowed_by_the_spec_they_are_in_the_report(world: World) -> None:
+    git(world, "init", "-q")
+    (world.folder / "train.sh").write_text("echo final/x=$1\n")
+    git(world, "add", "train.sh")
+    git(world, "commit", "-qm", "first")
+    (world.folder / "train.sh").write_text("echo final/x=$(($1 * 10))\n")
+    policy = {"max_parallel": 2, "allow_dirty": True}
+    spec = world.spec(command="sh train.sh {method}", policy=policy)
+    done = world.campaign("run", spec, "--approve", "CONTINUE", "--by", "me")
+    assert "campaign tiny: completed" in done.out
+    report = (world.home / "campaigns" / "tiny" / "results" / "report.md").read_text()
+    assert "local changes in train.sh" in report
+    assert all(r["git_commit"].endswith("-dirty") for r in world.rows(FULL_COMMITS))
+
+
+FULL_COMMITS = """
+    SELECT a.git_commit FROM attempts a JOIN experiments e ON e.campaign_id = a.campaign_id AND e.exp_id = a.exp_id
+    WHERE e.stage = 'full'
+    """
