@@ -9,12 +9,13 @@ from prefect_campaign.engine.away import Away
 from prefect_campaign.engine.batch import Batch
 from prefect_campaign.engine.ends import AttemptEnd, Ends
 from prefect_campaign.engine.hold import Hold, holding
-from prefect_campaign.engine.hosts import FRESH_SECONDS, Hosts
+from prefect_campaign.engine.hosts import Hosts
 from prefect_campaign.engine.outcomes import conclude
 from prefect_campaign.engine.planning import Planner
 from prefect_campaign.engine.preflight import Preflight
 from prefect_campaign.engine.reclaim import Reclaim
 from prefect_campaign.engine.starting import Starter
+from prefect_campaign.engine.vram import Vram
 from prefect_campaign.engine.watching import Live, Watch
 from prefect_campaign.launch.protocol import Launcher
 from prefect_campaign.ledger.campaigns import CampaignRow
@@ -54,7 +55,8 @@ class Dispatcher:
         self._row = row
         self._batch = Batch(hold.ledger, home, campaign, row, stage)
         self._hosts = Hosts(launcher, campaign.policy.max_parallel, hold.ledger.clock)
-        self._planner = Planner(hold.ledger, home, campaign, row, self._hosts, self._batch)
+        self._vram = Vram(hold, campaign, row, self._hosts, self._batch)
+        self._planner = Planner(hold.ledger, home, campaign, row, self._hosts, self._batch, self._vram)
         self._watch = Watch(hold, campaign, launcher)
         self._away = Away(hold, launcher, self._watch, campaign.policy.retry_hours * 3600)
         self._reclaim = Reclaim(hold, self._hosts, launcher)
@@ -108,6 +110,7 @@ class Dispatcher:
         self._next_look = self._hold.now() + LOOK_SECONDS
         await self._hosts.look()
         self._batch.load()
+        self._vram.load()
         for attempt in self._batch.open_attempts():
             spec = spec_from(attempt["spec"])
             on_hold = self._batch.views[spec.exp_id].state == ExperimentState.ON_HOLD
@@ -144,6 +147,7 @@ class Dispatcher:
         concluded = await self._conclude() if self._watch.some_ended else []
         for live, outcome in concluded:
             self._batch.ended(live.spec, outcome)
+            self._vram.ended(live.spec, outcome)
         off = self._planner.call_off(early_stop=bool(concluded))
         intents = self._record(concluded, off)
         for live, outcome in concluded:
@@ -154,13 +158,15 @@ class Dispatcher:
             self._batch.launching(intent.spec)
         for intent in intents:
             self._follow(await self._starter.start(intent.spec))
-        await self._start_checked()
+        for live in await self._starter.start_checked():
+            self._follow(live)
         now = self._hold.now()
         if now >= self._next_look:
             self._next_look = now + LOOK_SECONDS
             for live in await self._starter.look_again():
                 self._follow(live)
             self._away.look(now)
+            self._vram.look(now)
             if self._batch.waiting:
                 self._reclaim.look(now)
             for spec in self._watch.look(now):
@@ -196,6 +202,7 @@ class Dispatcher:
         intents, stale = [], False
         with self._hold.write() as connection:
             self._starter.record_submitted(connection, now)
+            self._vram.record(connection, now)
             self._watch.record_last_words(connection, (live for live, _ in concluded), now)
             self._away.record(connection, turned, now)
             record_outcomes(connection, self._row.id, [outcome for _, outcome in concluded], now=now)
@@ -225,18 +232,11 @@ class Dispatcher:
 
     # -- small things -------------------------------------------------------------------------------------------
 
-    async def _start_checked(self) -> None:
-        started, elsewhere = await self._starter.start_checked()
-        for live in started:
-            self._follow(live)
-        for spec in elsewhere:
-            for gpu in spec.gpus:
-                self._planner.avoid(spec.exp_id, spec.host, gpu)
-
     def _follow(self, live: Live | None) -> None:
         if live is None:
             return
         self._watch.follow(live)
+        self._vram.follow(live.spec)
         if self._batch.mine(live.spec.exp_id):
             self.on_launch(live.spec.exp_id, live.spec.attempt)
 
@@ -266,10 +266,7 @@ class Dispatcher:
         due += [now + SUBMITTED_SECONDS] if self._starter.submitted else []
         due += [at for e, at in self._batch.retry_at.items() if e in self._batch.waiting and at > self._placed_at]
         due += [at for at in (self._starter.next_at,) if at is not None]
-        if self._batch.waiting and self._planner.wants_gpus:
-            due.append(now + FRESH_SECONDS)  # other people's processes come and go
-        elif self._batch.waiting and not self._watch.live:
-            due.append(now + 1.0)  # another campaign's leases: look again soon
+        due += self._planner.again(now, running=bool(self._watch.live))
         return max(0.0, min(due, default=now + LOOK_SECONDS) - now)
 
 

@@ -7,10 +7,13 @@ from sqlalchemy import Connection
 
 from prefect_campaign.decide.compare import is_baseline
 from prefect_campaign.decide.early_stop import groups_to_stop
+from prefect_campaign.decide.vram import USER, Estimate
 from prefect_campaign.engine.attempts import first_spec, spec_from
 from prefect_campaign.engine.batch import Batch
-from prefect_campaign.engine.hosts import Hosts
+from prefect_campaign.engine.hosts import FRESH_SECONDS, Hosts
+from prefect_campaign.engine.preflight import busy, tenants
 from prefect_campaign.engine.process import git_state
+from prefect_campaign.engine.vram import Vram
 from prefect_campaign.ledger import batches, gates, leases
 from prefect_campaign.ledger.campaigns import CampaignRow
 from prefect_campaign.ledger.experiments import Intent, Move, record_intents
@@ -21,6 +24,7 @@ from prefect_campaign.model.spec import Campaign
 from prefect_campaign.model.states import ExperimentState
 from prefect_campaign.placement.demand import Assignment, Demand, Rules
 from prefect_campaign.placement.place import place
+from prefect_campaign.placement.room import HostRoom, needed_mb, rooms
 
 OFFERED = 64
 """So many of the experiments that wait for GPUs are tried to be placed at once."""
@@ -30,15 +34,15 @@ class Planner:
     """Chooses among the waiting experiments of one batch."""
 
     def __init__(
-        self, ledger: Ledger, home: Home, campaign: Campaign, row: CampaignRow, hosts: Hosts, batch: Batch
+        self, ledger: Ledger, home: Home, campaign: Campaign, row: CampaignRow, hosts: Hosts, batch: Batch, vram: Vram
     ) -> None:
+        self._vram = vram
         self.waits = ""
         """Why some that could start did not, at the last placement; for people."""
         self._ledger = ledger
         self._hosts = hosts
         self._rules = rules_of(campaign)
         self._never: dict[str, str] = {}
-        self._avoid: dict[str, frozenset[tuple[str, str]]] = {}
         self._home = home
         self._campaign = campaign
         self._row = row
@@ -60,17 +64,26 @@ class Planner:
         room = OFFERED if self.wants_gpus else sum(v.slots for v in self._hosts.views) - busy
         return max(0, room if limit is None else min(room, limit - busy))
 
-    def avoid(self, exp_id: str, host: str, device: str) -> None:
-        """Never again place an experiment there, while this dispatcher lives."""
-        self._avoid[exp_id] = self._avoid.get(exp_id, frozenset()) | {(host, device)}
+    def again(self, now: float, *, running: bool) -> list[float]:
+        """When to try again to place what waits, if nothing ends before; seconds since the epoch."""
+        if not self._batch.waiting or (running and not self.wants_gpus):
+            return []
+        # Other people's processes come and go on GPUs; another campaign's leases of slots are looked at soon again.
+        return [now + (FRESH_SECONDS if self.wants_gpus else 1.0)]
 
     def fits_elsewhere(self, spec: AttemptSpec) -> bool:
-        """Whether an attempt that has GPUs already could be placed on others now."""
-        avoid = self._avoid.get(spec.exp_id, frozenset()) | {(spec.host, gpu) for gpu in spec.gpus}
-        demand = Demand(spec.exp_id, gpus=len(spec.gpus), vram_mb=spec.vram_mb, avoid=avoid)
+        """Whether an attempt whose GPUs are busy could be placed now on others that are not."""
         with self._ledger.read() as connection:
             taken = leases.held(connection, [v.host for v in self._hosts.views])
         held = self._hosts.held(taken)
+        occupied = {
+            (view.host, gpu.uuid)
+            for view in self._hosts.views
+            for gpu in view.gpus
+            if busy(gpu, tenants(taken, view.host, gpu.uuid))
+        }
+        avoid = frozenset(occupied | {(spec.host, gpu) for gpu in spec.gpus})
+        demand = Demand(spec.exp_id, gpus=len(spec.gpus), vram_mb=spec.vram_mb, avoid=avoid)
         found = place([demand], self._hosts.views, held, self._rules, self._ledger.clock(), self._hosts.extra)
         return bool(found.assignments)
 
@@ -82,13 +95,16 @@ class Planner:
         """
         leases.lock(connection)
         taken = leases.held(connection, [v.host for v in self._hosts.views])
-        demands = [self._demand(e) for e in due]
-        placement = place(demands, self._hosts.views, self._hosts.held(taken), self._rules, now, self._hosts.extra)
+        held = self._hosts.held(taken)
+        left = rooms(self._hosts.views, held, self._rules, self._hosts.extra) if self.wants_gpus else []
+        wanted = {e: self._demand(e, left) for e in due}
+        demands = [demand for demand, _ in wanted.values()]
+        placement = place(demands, self._hosts.views, held, self._rules, now, self._hosts.extra)
         self.waits = placement.waits
         # A host that cannot be seen now may be the one that has room.
         seen = all(not v.problem for v in self._hosts.views)
         self._never = {e: placement.reasons[e] for e in placement.never} if seen else {}
-        intents = [self._intent(self._batch.waiting[a.exp_id], a) for a in placement.assignments]
+        intents = [self._intent(self._batch.waiting[a.exp_id], a, *wanted[a.exp_id]) for a in placement.assignments]
         record_intents(connection, self._row.id, intents, now=now)
         if self._campaign.sweep.optuna_search:
             batches.record_params(connection, self._row.id, [i.spec for i in intents])
@@ -107,18 +123,30 @@ class Planner:
         }
         return {who: moves for who, moves in off.items() if moves}
 
-    def _demand(self, exp_id: str) -> Demand:
-        wanted = self._campaign.resources
-        return Demand(
-            exp_id,
-            gpus=wanted.gpus,
-            vram_mb=wanted.vram_mb if isinstance(wanted.vram_mb, int) else None,
-            waiting_since=self._batch.waiting[exp_id].updated_at,
-            seconds=wanted.expected_minutes * 60 if wanted.expected_minutes else None,
-            avoid=self._avoid.get(exp_id, frozenset()),
-        )
+    def _demand(self, exp_id: str, left: Sequence[HostRoom]) -> tuple[Demand, str | None]:
+        """What it wants, and whose word its memory is."""
+        wanted, view = self._campaign.resources, self._batch.waiting[exp_id]
+        seconds = wanted.expected_minutes * 60 if wanted.expected_minutes else None
+        demand = Demand(exp_id, gpus=wanted.gpus, waiting_since=view.updated_at, seconds=seconds)
+        if not self.wants_gpus:
+            return demand, None
+        known = self._vram.estimate(view)
+        vram, least = self._memory(known, left)
+        small = {(v.host, g.uuid) for v in self._hosts.views for g in v.gpus if 0 < g.total_mb < least}
+        return replace(demand, vram_mb=vram, avoid=frozenset(small)), known.source
 
-    def _intent(self, view: ExperimentView, place: Assignment) -> Intent:
+    def _memory(self, known: Estimate, left: Sequence[HostRoom]) -> tuple[int | None, int]:
+        """MiB to lease of each GPU, None for all of it; and MiB that it must have in all."""
+        if known.vram_mb is None or known.source == USER:
+            return known.vram_mb, known.least_mb
+        need, gpus = needed_mb(known.vram_mb), self._campaign.resources.gpus
+        if not any(host.could_ever(gpus, need) for host in left if not host.problem):
+            # It takes nearly all of the GPU where it was measured: there it gets one of its own.
+            return None, known.least_mb
+        # Alone on a GPU anyway: then it is kept away from those on which somebody else computes, too.
+        return (known.vram_mb, 0) if self._rules.share else (None, need)
+
+    def _intent(self, view: ExperimentView, place: Assignment, demand: Demand, source: str | None) -> Intent:
         attempt = view.attempt + 1
         healed = self._batch.healed(view.exp_id, attempt)
         if healed:
@@ -127,16 +155,15 @@ class Planner:
             history = self._batch.history() if self._campaign.sweep.optuna_search else []
             spec = first_spec(self._campaign, self._row.round, self._home, view, attempt, history)
         gpus = place.devices if self.wants_gpus else ()
-        vram = self._demand(view.exp_id).vram_mb
-        spec = replace(spec, host=place.host, gpus=gpus, vram_mb=vram)
+        spec = replace(spec, host=place.host, gpus=gpus, vram_mb=demand.vram_mb)
         return Intent(
             spec,
             ExperimentState(view.state),
             self._hosts.launcher(place.host),
             place.host,
             place.devices,
-            shared=self._rules.share and vram is not None,
-            vram_source="user" if vram is not None else None,
+            shared=self._rules.share and demand.vram_mb is not None,
+            vram_source=source,
             git_commit=self._commit,
         )
 

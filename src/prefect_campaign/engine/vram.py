@@ -85,7 +85,7 @@ class Vram:
             self._past,
             base=self._planned.get(view.exp_id),
             formula=by_formula(wanted.network, params, wanted.gpus) if wanted.network else None,
-            declared=self._declared,
+            declared=self._wanted.declared_mb,
         )
 
     # -- what attempts are seen to take -------------------------------------------------------------------------
@@ -145,13 +145,9 @@ class Vram:
     def _comparison(self, spec: AttemptSpec, used: int | None, now: float) -> dict[str, Any]:
         leased = "a whole GPU" if spec.vram_mb is None else f"{spec.vram_mb} MiB"
         taken = "not seen on it" if used is None else f"used {used} MiB"
-        why = hint_of(self._declared, spec.vram_mb, used) or f"leased {leased}, {taken}"
-        data = {"attempt": spec.attempt, "declared": self._declared, "leased": spec.vram_mb, "used": used}
+        why = hint_of(self._wanted.declared_mb, spec.vram_mb, used) or f"leased {leased}, {taken}"
+        data = {"attempt": spec.attempt, "declared": self._wanted.declared_mb, "leased": spec.vram_mb, "used": used}
         return event(self._hold.campaign_id, now, "dispatcher", "vram", why=why, exp_id=spec.exp_id, data=data)
-
-    @property
-    def _declared(self) -> int | None:
-        return self._wanted.vram_mb if isinstance(self._wanted.vram_mb, int) else None
 
 
 def memory_of(gpu: Gpu, run_dir: str) -> int | None:

@@ -75,6 +75,11 @@ class Resources(Model):
     time_minutes: float | None = Field(default=None, gt=0, description="An attempt that runs longer is stopped.")
     expected_minutes: float | None = Field(default=None, gt=0, description="Of a full experiment, where known.")
 
+    @property
+    def declared_mb(self) -> int | None:
+        """The user's own number of MiB per GPU, if there is one."""
+        return None if self.vram_mb == "auto" else self.vram_mb
+
     @model_validator(mode="after")
     def _for_gpus(self) -> Self:
         given = next((name for name in ("vram_params", "probe", "network") if getattr(self, name) is not None), None)
