@@ -43,6 +43,7 @@ def export(ledger: Ledger, campaign: Campaign, folder: Path, *, status: str | No
         hours = hours_used(reader, row.id)
         on_gpus = vram.attempts_of_round(reader, row.id)
         code = " | ".join(queries.code_origins(reader, row.id))
+    wanted = campaign.resources
     paths = write_all_results(views, campaign, folder)
     log = folder / "experiment_log.csv"
     for problem in write_experiment_log(everything, campaign, log, config_path=row.spec_path or ""):
@@ -69,7 +70,7 @@ def export(ledger: Ledger, campaign: Campaign, folder: Path, *, status: str | No
                 "round": row.round,
                 "code_of_the_full_phase": code,
             },
-            memory=compare((used_of(r, campaign.resources.vram_params) for r in on_gpus), campaign.resources.declared_mb),
+            memory=compare((used_of(r, wanted.vram_params) for r in on_gpus), wanted.declared_mb),
         )
     )
     paths.append(stage_dataset(folder, campaign, views, folder / "hub"))

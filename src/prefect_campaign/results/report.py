@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
 from prefect_campaign import __version__
+from prefect_campaign.decide.vram import Compared
 from prefect_campaign.model.plan import FULL
 from prefect_campaign.model.records import ExperimentView
 from prefect_campaign.model.spec import Campaign
@@ -55,6 +56,7 @@ def write_report(
     significance: "pl.DataFrame | Path | None" = None,
     gate: Mapping[str, Any] | None = None,
     summary: Mapping[str, Any] | None = None,
+    memory: Sequence[Compared] = (),
 ) -> Path:
     """Write ``report.md`` and ``report.html``; the same input gives the same bytes.
 
@@ -67,11 +69,13 @@ def write_report(
         significance: table of `statistics.significance`, or the file it was written to.
         gate: latest question at the gate: asked_at, answer, by, reason, plan_hash; unknown keys are ignored.
         summary: plan_hash, git_commit, hours (device hours used); any other plain value becomes a line.
+        memory: GPU memory of every shape, in MiB; empty where no GPUs were used, and then nothing is said about it.
 
     Returns:
         The path of ``report.html``; ``report.md`` lies beside it.
     """
     context = _context(views, campaign, folder, significance, gate or {}, summary or {})
+    context["memory"] = {"rows": memory[:MOST_ROWS], "left_out": max(0, len(memory) - MOST_ROWS)}
     context["images"] = [
         {"name": p.stem, "link": _link(p, folder)} for p in plots if p.suffix == ".png" and p.is_file()
     ]

@@ -1,6 +1,7 @@
 """What attempts take of a GPU's memory is seen, kept, and what the next ones of their shape are given."""
 
 import asyncio
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,14 +13,18 @@ from unit.engine.lab import REPORT, Lab, campaign, interrupted, until
 from prefect_campaign import Stage, Sweep
 from prefect_campaign.decide import vram as deciding
 from prefect_campaign.engine import hosts, planning
+from prefect_campaign.engine.export import export
 from prefect_campaign.engine.setting import register
+from prefect_campaign.engine.vram import memory_of
 from prefect_campaign.launch.process import host_name
 from prefect_campaign.ledger import tables as t
+from prefect_campaign.model.devices import Gpu, GpuProcess
 from prefect_campaign.model.states import CampaignStatus
 
 WAITS = """echo "$$ $CAMPAIGN_EXP_ID" >>pids
 until [ -e "go-$CAMPAIGN_EXP_ID" ] || [ -e go ]; do sleep 0.02; done
 """
+OURS = "/home/ada/.prefect-campaign/campaigns/lab/runs/x/a1"
 OOM = """echo "torch.cuda.OutOfMemoryError: CUDA out of memory. Tried to allocate 2.00 GiB" >&2; exit 1\n"""
 
 
@@ -51,10 +56,10 @@ def given(lab: Lab) -> list[tuple[Any, ...]]:
     return [(r["vram_mb"], r["vram_source"], r["vram_peak_mb"]) for r in lab.rows(t.attempts)]
 
 
-async def shown(lab: Lab, driver: Driver, pid: int, used_mb: int) -> None:
+async def shown(lab: Lab, driver: Driver, pid: int, used_mb: int, *, together: int | None = None) -> None:
     """A job takes memory until that is on record, and gives it back."""
     driver.run(driver.uuids[0], pid, used_mb)
-    await until(lambda: any(peak == used_mb for *_, peak in given(lab)))
+    await until(lambda: any(peak == (together or used_mb) for *_, peak in given(lab)))
     driver.stop(pid)
 
 
@@ -210,3 +215,55 @@ async def test_an_earlier_round_counts_if_it_ran_the_same_command(
     register(again, new_round=True)
     await Lab(again).run()
     assert [source for _, source, _ in given(lab)] == ["none", expected]
+
+
+async def test_the_report_shows_what_was_declared_leased_and_used(tmp_path: Path, home: Any, driver: Driver) -> None:
+    driver.set(gpus(1))
+    lab = Lab(seeds(tmp_path, WAITS + REPORT, 2, resources={"vram_mb": 9000}))
+
+    async def meanwhile() -> None:
+        await until(lambda: len(jobs(tmp_path)) == 2)
+        for pid in jobs(tmp_path).values():
+            await shown(lab, driver, pid, 2000 + pid % 2)
+        (tmp_path / "go").touch()
+
+    await in_background(lab, meanwhile)
+    most = max(peak for *_, peak in given(lab))
+    export(lab.setting.ledger, lab.setting.campaign, tmp_path / "results")
+    report = (tmp_path / "results" / "report.md").read_text()
+    assert f"| x 1 | 2 | 9000 | 9000 | user | {most} | declared 4.5 times what was used: vram_mb " in report
+
+
+async def test_all_processes_of_an_attempt_count_and_nobody_elses(tmp_path: Path, home: Any, driver: Driver) -> None:
+    driver.set(gpus(2))
+    helper = 'sleep 30 & echo "$!" >helper\n'
+    lab = Lab(seeds(tmp_path, helper + WAITS + "kill $!\n" + REPORT, 1, resources={"gpus": 2}))
+
+    async def meanwhile() -> None:
+        await until(lambda: len(jobs(tmp_path)) == 1)
+        (pid,) = jobs(tmp_path).values()
+        driver.run(driver.uuids[0], pid, 1000)
+        driver.run(driver.uuids[1], os.getpid(), 9000)
+        driver.run(driver.uuids[1], pid, 2000)
+        await shown(lab, driver, int((tmp_path / "helper").read_text()), 1500, together=2500)
+        driver.stop(pid)
+        (tmp_path / "go").touch()
+
+    await in_background(lab, meanwhile)
+    assert given(lab) == [(None, "none", 2500)]
+
+
+@pytest.mark.parametrize(
+    ("gpu", "expected"),
+    [
+        (Gpu("a", 0), None),
+        (Gpu("a", 0, used_mb=700, processes=(GpuProcess(1, None, run_dir=OURS),)), 700),
+        (Gpu("a", 0, used_mb=700, processes=(GpuProcess(1, None, run_dir=OURS), GpuProcess(2, 9))), None),
+        (Gpu("a", 0, used_mb=700, processes=(GpuProcess(1, 5, run_dir=OURS), GpuProcess(2, 9))), 5),
+        (Gpu("a", 0, processes=(GpuProcess(1, 5, run_dir=OURS), GpuProcess(2, 9, run_dir="/far" + OURS))), 14),
+        (Gpu("a", 0, processes=(GpuProcess(1, 5, run_dir=OURS[:-1] + "2"),)), None),
+        (Gpu("a", 0, used_mb=300, processes=(GpuProcess(1, None, run_dir=OURS), GpuProcess(2, 9, graphics=True))), 300),
+    ],
+)
+def test_memory_of_an_attempt_on_a_gpu(gpu: Gpu, expected: int | None) -> None:
+    assert memory_of(gpu, OURS) == expected
