@@ -14,11 +14,12 @@ from prefect_campaign.engine.hosts import FRESH_SECONDS, Hosts
 from prefect_campaign.engine.preflight import busy, tenants
 from prefect_campaign.engine.process import git_state
 from prefect_campaign.engine.vram import Vram
-from prefect_campaign.ledger import batches, gates, leases
+from prefect_campaign.ledger import batches, gates, leases, waits
 from prefect_campaign.ledger.campaigns import CampaignRow
 from prefect_campaign.ledger.experiments import Intent, Move, record_intents
 from prefect_campaign.ledger.location import Home
 from prefect_campaign.ledger.store import Ledger
+from prefect_campaign.ledger.waits import Wait
 from prefect_campaign.model.records import AttemptSpec, ExperimentView
 from prefect_campaign.model.spec import Campaign
 from prefect_campaign.model.states import ExperimentState
@@ -26,6 +27,8 @@ from prefect_campaign.placement.demand import Assignment, Demand, Rules
 from prefect_campaign.placement.place import place
 from prefect_campaign.placement.room import HostRoom, needed_mb, rooms
 
+OTHERS = "another campaign's "
+"""No exp_id has a space in it."""
 OFFERED = 64
 """So many of the experiments that wait for GPUs are tried to be placed at once."""
 
@@ -43,6 +46,7 @@ class Planner:
         self._hosts = hosts
         self._rules = rules_of(campaign)
         self._never: dict[str, str] = {}
+        self._told = False
         self._home = home
         self._campaign = campaign
         self._row = row
@@ -98,13 +102,15 @@ class Planner:
         held = self._hosts.held(taken)
         left = rooms(self._hosts.views, held, self._rules, self._hosts.extra) if self.wants_gpus else []
         wanted = {e: self._demand(e, left) for e in due}
-        demands = [demand for demand, _ in wanted.values()]
+        demands = [*self._of_others(connection, now), *(demand for demand, _ in wanted.values())]
         placement = place(demands, self._hosts.views, held, self._rules, now, self._hosts.extra)
         self.waits = placement.waits
         # A host that cannot be seen now may be the one that has room.
         seen = all(not v.problem for v in self._hosts.views)
-        self._never = {e: placement.reasons[e] for e in placement.never} if seen else {}
-        intents = [self._intent(self._batch.waiting[a.exp_id], a, *wanted[a.exp_id]) for a in placement.assignments]
+        self._never = {e: placement.reasons[e] for e in placement.never if e in wanted} if seen else {}
+        got = [a for a in placement.assignments if a.exp_id in wanted]
+        intents = [self._intent(self._batch.waiting[a.exp_id], a, *wanted[a.exp_id]) for a in got]
+        self._tell_others(connection, [d for d, _ in wanted.values() if d.exp_id not in {a.exp_id for a in got}], now)
         record_intents(connection, self._row.id, intents, now=now)
         if self._campaign.sweep.optuna_search:
             batches.record_params(connection, self._row.id, [i.spec for i in intents])
@@ -122,6 +128,26 @@ class Planner:
             "placement": self._nowhere(),
         }
         return {who: moves for who, moves in off.items() if moves}
+
+    def _of_others(self, connection: Connection, now: float) -> list[Demand]:
+        """Several GPUs that other campaigns wait for: in the queue like our own, but theirs to take."""
+        if not self.wants_gpus:
+            return []
+        told = waits.of_others(connection, self._row.id, [v.host for v in self._hosts.views], now=now)
+        return [
+            Demand(f"{OTHERS}{n}", gpus=w.gpus, vram_mb=w.vram_mb, waiting_since=w.since) for n, w in enumerate(told)
+        ]
+
+    def _tell_others(self, connection: Connection, waiting: Sequence[Demand], now: float) -> None:
+        """Let other campaigns leave room for what waits longest here, if it needs several GPUs at once."""
+        wide = [d for d in waiting if d.gpus > 1 and d.exp_id not in self._never]
+        if not wide and not self._told:
+            return
+        first = min(wide, key=lambda d: d.waiting_since, default=None)
+        hosts = [v.host for v in self._hosts.views]
+        wait = Wait(first.exp_id, first.gpus, first.vram_mb, hosts, first.waiting_since) if first else None
+        waits.tell(connection, self._row.id, wait, now=now)
+        self._told = wait is not None
 
     def _demand(self, exp_id: str, left: Sequence[HostRoom]) -> tuple[Demand, str | None]:
         """What it wants, and whose word its memory is."""

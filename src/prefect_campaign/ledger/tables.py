@@ -141,6 +141,19 @@ leases = Table(
     UniqueConstraint("host", "device", "token"),
 )
 
+waits = Table(
+    "waits",
+    metadata,
+    Column("id", Integer, primary_key=True),
+    Column("campaign_id", ForeignKey("campaigns.id"), nullable=False, unique=True),
+    Column("exp_id", String(80), nullable=False),
+    Column("gpus", Integer, nullable=False),
+    Column("vram_mb", Integer),
+    Column("hosts", JSON, nullable=False),
+    Column("since", Float, nullable=False),
+    Column("told_at", Float, nullable=False),
+)
+
 events = Table(
     "events",
     metadata,
@@ -235,6 +248,28 @@ artifacts = Table(
     Column("path", Text, nullable=False),
     Column("created_at", Float, nullable=False),
     UniqueConstraint("campaign_id", "path"),
+)
+
+host_checks = Table(
+    "host_checks",
+    metadata,
+    Column("id", Integer, primary_key=True),
+    Column("host", Text, nullable=False),
+    # Of the working folder's files; empty where they are not on this machine.
+    Column("code_hash", String(40), nullable=False),
+    # Digest of what else was checked: command, environment, dry run, GPUs, the host's settings.
+    Column("key", String(16), nullable=False),
+    # Whose dispatcher is at it, or was last.
+    Column("campaign_id", ForeignKey("campaigns.id"), nullable=False),
+    Column("state", String(16), nullable=False),
+    # What was looked at, step by step, with how it went.
+    Column("reasons", JSON, nullable=False, default=list),
+    # The job of the check that may be running: spec, handle, since. Written before it starts.
+    Column("job", JSON),
+    Column("tries", Integer, nullable=False, default=0),
+    Column("started_at", Float, nullable=False),
+    Column("checked_at", Float),
+    UniqueConstraint("host", "code_hash", "key"),
 )
 
 Index("ix_experiments_campaign_state", experiments.c.campaign_id, experiments.c.state)

@@ -140,3 +140,25 @@ async def test_an_attempt_on_a_busy_gpu_moves_to_one_that_becomes_free(
     # The second was placed beside the stranger, as the memory fits there; it did not start, and went elsewhere.
     assert lab.states == ["done"] * 2
     assert list(seen(tmp_path).values()) == [[driver.uuids[1]]] * 2
+
+
+async def test_many_small_ones_do_not_starve_a_big_one_of_another_campaign(
+    tmp_path: Path, home: Any, driver: Driver
+) -> None:
+    driver.set(gpus(2))
+    for name in ("big", "small"):
+        (tmp_path / name).mkdir()
+    small = Lab(gpu_campaign(tmp_path / "small", SEES + "sleep 0.3\n" + REPORT, points=12, name="small"))
+    big = Lab(gpu_campaign(tmp_path / "big", SEES + REPORT, count=2, points=1, name="big"))
+    async with small.open() as busy, big.open() as waiting:
+        runs = [asyncio.create_task(busy.run())]
+        await until(lambda: len(seen(tmp_path / "small")) == 2)
+        # It asks later than all those that wait already; for new ones it would not have to wait at all.
+        with small.setting.ledger.write() as connection:
+            old = t.experiments.update().where(t.experiments.c.campaign_id == big.setting.row.id)
+            connection.execute(old.values(updated_at=0.0))
+        runs.append(asyncio.create_task(waiting.run()))
+        await until(lambda: big.states == ["done"], 60)
+        assert small.states.count("done") < 12
+        await asyncio.wait_for(asyncio.gather(*runs), 60)
+    assert small.states == ["done"] * 12

@@ -28,8 +28,8 @@ def test_no_two_processes_hold_the_same_memory(home: Home) -> None:
     ends = [(r.communicate(timeout=120), r.returncode) for r in racers]
     assert [code for _, code in ends] == [0] * PROCESSES, [err for (_, err), _ in ends]
     placed = [int(out) for (out, _), _ in ends]
-    # Each of them got its share, so they were in each other's way.
-    assert min(placed) >= 1
+    # Many of them got a share, so they were in each other's way.
+    assert sum(n > 0 for n in placed) >= 3, placed
     assert sum(placed) > ROUNDS
 
 

@@ -210,6 +210,26 @@ def upgrade() -> None:
         sa.UniqueConstraint("flow_run_id"),
     )
     op.create_table(
+        "host_checks",
+        sa.Column("id", sa.Integer(), nullable=False),
+        sa.Column("host", sa.Text(), nullable=False),
+        sa.Column("code_hash", sa.String(length=40), nullable=False),
+        sa.Column("key", sa.String(length=16), nullable=False),
+        sa.Column("campaign_id", sa.Integer(), nullable=False),
+        sa.Column("state", sa.String(length=16), nullable=False),
+        sa.Column("reasons", sa.JSON(), nullable=False),
+        sa.Column("job", sa.JSON(), nullable=True),
+        sa.Column("tries", sa.Integer(), nullable=False),
+        sa.Column("started_at", sa.Float(), nullable=False),
+        sa.Column("checked_at", sa.Float(), nullable=True),
+        sa.ForeignKeyConstraint(
+            ["campaign_id"],
+            ["campaigns.id"],
+        ),
+        sa.PrimaryKeyConstraint("id"),
+        sa.UniqueConstraint("host", "code_hash", "key"),
+    )
+    op.create_table(
         "leases",
         sa.Column("id", sa.Integer(), nullable=False),
         sa.Column("host", sa.Text(), nullable=False),
@@ -225,6 +245,23 @@ def upgrade() -> None:
         ),
         sa.PrimaryKeyConstraint("id"),
         sa.UniqueConstraint("host", "device", "token"),
+    )
+    op.create_table(
+        "waits",
+        sa.Column("id", sa.Integer(), nullable=False),
+        sa.Column("campaign_id", sa.Integer(), nullable=False),
+        sa.Column("exp_id", sa.String(length=80), nullable=False),
+        sa.Column("gpus", sa.Integer(), nullable=False),
+        sa.Column("vram_mb", sa.Integer(), nullable=True),
+        sa.Column("hosts", sa.JSON(), nullable=False),
+        sa.Column("since", sa.Float(), nullable=False),
+        sa.Column("told_at", sa.Float(), nullable=False),
+        sa.ForeignKeyConstraint(
+            ["campaign_id"],
+            ["campaigns.id"],
+        ),
+        sa.PrimaryKeyConstraint("id"),
+        sa.UniqueConstraint("campaign_id"),
     )
     op.create_table(
         "metrics",
