@@ -11,12 +11,17 @@ AGE_SECONDS = 3600.0
 """Who began to wait in an earlier span of this length goes first, whatever its size."""
 
 
+def age(demand: Demand) -> float:
+    """Its place in the queue by age; less is older."""
+    return demand.waiting_since // AGE_SECONDS
+
+
 def order(hosts: Sequence[HostRoom], rules: Rules) -> Callable[[Demand], tuple[float, float, int]]:
     """A sort key: the age, the size, and nothing else, so that equal demands keep the order of their plan.
 
     One experiment a GPU: the widest first, then the longest. With sharing: by duration x memory x root of the width,
-    the more so the fewer GPUs are large enough. Durations and sizes that differ by less than a factor of about two
-    (1.4 with sharing) count as equal.
+    the more so the fewer GPUs are large enough. Durations within a factor of two count as equal, with sharing sizes
+    within a tenth.
 
     Args:
         hosts: with the sizes of their GPUs.
@@ -35,13 +40,13 @@ def order(hosts: Sequence[HostRoom], rules: Rules) -> Callable[[Demand], tuple[f
         return found
 
     def alone(demand: Demand) -> tuple[float, float, int]:
-        return (demand.waiting_since // AGE_SECONDS, -demand.gpus, -math.frexp(demand.seconds or 0.0)[1])
+        return (age(demand), -demand.gpus, -math.frexp(demand.seconds or 0.0)[1])
 
     def shared(demand: Demand) -> tuple[float, float, int]:
         if not demand.gpus:
             return alone(demand)
         seconds = math.log2(max(demand.seconds or 1.0, 1.0))
         size = seconds + memory(demand.vram_mb) + math.log2(demand.gpus) / 2
-        return (demand.waiting_since // AGE_SECONDS, -round(2 * size), 0)
+        return (age(demand), -round(8 * size), 0)
 
     return shared if rules.share else alone

@@ -1,8 +1,9 @@
 """GPUs that are kept for the first demands that have to wait, so that smaller ones cannot pass them for ever.
 
-Everybody behind it may still start on these GPUs if they are to end before it can start, or if it fits beside them.
-The kept GPUs come free within the longest time that anything on them runs: nobody else gets them, and the choice
-only changes for GPUs that come free earlier.
+Everybody behind such a demand may still start on these GPUs if it will have ended before the demand can start, or if
+it fits beside it (EASY backfilling); where nobody knows when that is, those of the same age may too. Newer ones cannot,
+however many come: what runs on the kept GPUs ends, nobody takes its place, and the choice only changes for GPUs that
+come free earlier.
 """
 
 import math
@@ -10,6 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from prefect_campaign.placement.demand import Demand
+from prefect_campaign.placement.order import age
 from prefect_campaign.placement.room import GpuRoom, HostRoom, needed_mb
 
 
@@ -28,6 +30,10 @@ class Kept:
         """Whether the demand may get that GPU of the host in spite of the one that waits for it."""
         slack = self.slack.get(gpu.uuid)
         if slack is None or self._ends_before(demand, now):
+            return True
+        if self.at == math.inf and age(demand) <= age(self.demand):
+            # To leave GPUs idle for nobody knows how long costs more than to let it be passed by those of its own age:
+            # they come to an end, those that join the queue later may not.
             return True
         return demand.vram_mb is not None and demand.vram_mb <= slack
 
