@@ -13,6 +13,7 @@ from prefect_campaign.ledger.location import Home
 from prefect_campaign.model.errors import CampaignError, Driven, Fenced, Transient
 from prefect_campaign.model.plan import FULL
 from prefect_campaign.model.states import CampaignStatus
+from prefect_campaign.tasks.alerts import AlertBoard
 from prefect_campaign.tasks.experiment import AttemptFailed, current_dispatcher, experiment
 from prefect_campaign.tasks.finish import Finisher
 from prefect_campaign.tasks.lost_runs import close_lost_runs
@@ -86,16 +87,19 @@ async def _watch_until_trouble(setting: Setting, stage: str) -> None:
     ) as dispatcher:
         current_dispatcher.set(dispatcher)
         dispatcher.on_launch, dispatcher.ends.on_end, dispatcher.on_news = launched, finisher.ended, finisher.news
-        older = asyncio.create_task(_finish_older_rounds(setting))
+        beside = [
+            asyncio.create_task(_finish_older_rounds(setting)),
+            asyncio.create_task(AlertBoard(setting).run()),
+        ]
         try:
             async with finisher:
                 await dispatcher.run()
                 await asyncio.gather(*runs.values())
         finally:
-            older.cancel()
-            for run in runs.values():
-                run.cancel()  # after a fault: whoever goes on follows the same experiments anew
-            await asyncio.wait([older, *runs.values()], timeout=5)
+            # Runs are cancelled after a fault: whoever goes on follows the same experiments anew.
+            for task in (*beside, *runs.values()):
+                task.cancel()
+            await asyncio.wait([*beside, *runs.values()], timeout=5)
 
 
 async def _followed(exp_id: str) -> None:

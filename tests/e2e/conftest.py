@@ -12,7 +12,7 @@ pytest.register_assert_rewrite("e2e.world")
 
 from e2e.world import BIN, World, free_port, reachable, until  # noqa: E402 - its assertions explain themselves
 
-DEPLOYMENTS = ("campaign/pilot", "campaign/full", "monitor/monitor")
+DEPLOYMENTS = ("campaign/pilot", "campaign/full", "intervene/answer", "monitor/monitor")
 """In the order in which `campaign up` registers them."""
 
 

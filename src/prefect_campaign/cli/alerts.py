@@ -13,17 +13,16 @@ from rich.table import Table
 from rich.text import Text
 
 from prefect_campaign.ledger import queries
-from prefect_campaign.ledger.alert_list import ANSWERED, LAPSED, OPEN, AlertView, alerts
+from prefect_campaign.ledger.alert_list import ANSWERED, DONE, LAPSED, MEANING, OPEN, WAITING, AlertView, alerts
 from prefect_campaign.ledger.location import Home
 from prefect_campaign.ledger.reading import Reader
 from prefect_campaign.model.errors import Refused
+from prefect_campaign.model.text import printable
 
 WIDE = 110
 """Columns from which campaign, experiment and what was done have columns of their own."""
 SHOWN = 30
 """So many of those that wait for nothing are shown; the rest is counted. `--json` has them all."""
-DONE = {"start": "started", "elsewhere": "went to another GPU", "stop": "stopped", "continue": "goes on"}
-"""What was done about an alert, by its effect."""
 COLOURS = {"critical": "red", "warning": "yellow"}
 
 
@@ -41,13 +40,16 @@ def show_alerts(name: str, *, as_json: bool) -> None:
     if not found:
         console.print("no alerts")
         return
-    waiting = [one for one in found if one.state in (OPEN, ANSWERED)]
+    waiting = [one for one in found if one.state in WAITING]
     others = [one for one in found if one not in waiting]
     console.print(table([*waiting, *others[:SHOWN]], console.width, time.time()))
     if len(others) > SHOWN:
         console.print(f"and {len(others) - SHOWN} older ones; --json has all", style="dim")
-    if any(one.state == OPEN for one in waiting):
-        console.print("answer: campaign answer ID CHOICE --by WHO   (CHOICE: its words or its number)")
+    offered = dict.fromkeys(choice for one in waiting if one.state == OPEN for choice in one.choices)
+    if offered:
+        console.print("\nanswer by: campaign answer ID CHOICE --by WHO   (CHOICE: its words or its number)")
+    for choice in offered:
+        console.print(Text(f"{choice}: {MEANING[choice]}" if choice in MEANING else choice, style="dim"))
 
 
 def give_answer(alert_id: str, choice: Sequence[str], *, by: str, reason: str) -> None:
@@ -60,7 +62,7 @@ def give_answer(alert_id: str, choice: Sequence[str], *, by: str, reason: str) -
     from prefect_campaign.engine.answers import answer_alert
 
     number = alert_id.removeprefix("#")
-    if not (number.isascii() and number.isdigit()):
+    if not (number.isascii() and number.isdigit() and len(number) < 40):
         raise Refused(f"alert {alert_id!r}: give its number; `campaign alerts` lists them")
     print(answer_alert(int(number), " ".join(choice), by=person(by), reason=reason).told)
 
@@ -122,8 +124,3 @@ def age(seconds: float) -> str:
         if seconds >= least:
             return f"{seconds / length:.0f} {unit}"
     return f"{max(0.0, seconds):.0f} s"
-
-
-def printable(text: str) -> str:
-    """Foreign text, such as the name of another user's program, without anything that acts on a terminal."""
-    return " ".join("".join(c if c.isprintable() else " " for c in text).split())

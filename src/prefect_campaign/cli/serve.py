@@ -1,4 +1,4 @@
-"""Serving the deployments campaign/pilot, campaign/full and the scheduled monitor."""
+"""Serving the deployments campaign/pilot, campaign/full, intervene/answer and the scheduled monitor."""
 
 import asyncio
 import os
@@ -28,7 +28,7 @@ def up(monitor_every: int) -> None:
     print(f"Prefect UI          {ui_url(url)}")
     print(f"for other terminals export PREFECT_API_URL={url}")
     print("start a campaign    prefect deployment run campaign/pilot --param spec=PATH")
-    what = f"campaign/pilot, campaign/full, monitor/monitor (every {monitor_every} s)"
+    what = f"campaign/pilot, campaign/full, intervene/answer, monitor/monitor (every {monitor_every} s)"
     print(f"serving {what}; Ctrl-C stops serving", flush=True)  # a log file must say so before the end
     try:
         asyncio.run(serve(monitor_every))
@@ -44,6 +44,7 @@ async def serve(monitor_every: int) -> None:
 
     from prefect_campaign.blocks import LocalMachine
     from prefect_campaign.flows.campaign import campaign
+    from prefect_campaign.flows.intervene import intervene
     from prefect_campaign.flows.monitor import monitor
 
     block: type[Block] = LocalMachine
@@ -53,6 +54,7 @@ async def serve(monitor_every: int) -> None:
     for deployment in (
         await campaign.ato_deployment("pilot", parameters={"phase": "pilot"}, entrypoint_type=by_module),
         await campaign.ato_deployment("full", parameters={"phase": "full"}, entrypoint_type=by_module),
+        await intervene.ato_deployment("answer", entrypoint_type=by_module),
         await monitor.ato_deployment("monitor", interval=timedelta(seconds=monitor_every), entrypoint_type=by_module),
     ):
         await runner.aadd_deployment(deployment)

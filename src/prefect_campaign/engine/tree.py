@@ -9,6 +9,7 @@ from prefect_campaign.engine.process import run
 from prefect_campaign.model.errors import Transient
 from prefect_campaign.model.spec import Campaign
 from prefect_campaign.model.template import words_of
+from prefect_campaign.model.text import printable
 
 LOOK_SECONDS = 30.0
 FULL_SECONDS = 120.0
@@ -76,7 +77,7 @@ def read_tree(folder: str, words: Sequence[str] = (), seconds: float = LOOK_SECO
     if done[0] != 0:
         if "not a git repository (or any" in done[2]:
             return Tree(folder, None)
-        return Tree(folder, _head(folder), problem=_printable(done[2] or f"git ended with {done[0]}"))
+        return Tree(folder, _head(folder), problem=printable(done[2] or f"git ended with {done[0]}"))
     commit, changed = None, []
     for entry in filter(None, done[1].split("\0")):
         kind, _, rest = entry.partition(" ")
@@ -84,7 +85,7 @@ def read_tree(folder: str, words: Sequence[str] = (), seconds: float = LOOK_SECO
             oid = entry.removeprefix("# branch.oid ")
             commit = None if oid == "(initial)" else oid
         elif kind in ("1", "u"):
-            changed.append(_printable(rest.split(" ", 7 if kind == "1" else 9)[-1]))
+            changed.append(printable(rest.split(" ", 7 if kind == "1" else 9)[-1]))
     return Tree(folder, commit, tuple(changed), _untracked(folder, words, seconds))
 
 
@@ -122,7 +123,7 @@ def _untracked(folder: str, words: Sequence[str], seconds: float) -> tuple[str, 
         code, out, _ = _git(folder, *_STATUS, "--untracked-files=all", "--", *files, seconds=seconds)
     except Transient:
         return ()  # for a hint only
-    return tuple(_printable(e.removeprefix("? ")) for e in out.split("\0") if e.startswith("? ")) if code == 0 else ()
+    return tuple(printable(e.removeprefix("? ")) for e in out.split("\0") if e.startswith("? ")) if code == 0 else ()
 
 
 def _head(folder: str) -> str | None:
@@ -142,7 +143,3 @@ def _git(folder: str, *words: str, seconds: float) -> tuple[int, str, str]:
 def _in_repository(folder: str) -> bool:
     place = Path(folder).absolute()
     return any((p / ".git").exists() for p in (place, *place.parents))
-
-
-def _printable(text: str) -> str:
-    return " ".join("".join(c if c.isprintable() else " " for c in text).split())

@@ -1,6 +1,6 @@
 """Alerts as people see them. Light on imports: `campaign status` shows them."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,6 +15,20 @@ OPEN = "open"
 ANSWERED = "answered"
 SETTLED = "settled"
 LAPSED = "lapsed"
+WAITING = (OPEN, ANSWERED)
+"""States in which an alert waits, for an answer or for that to take effect."""
+
+RECENT = 20
+
+MEANING = {
+    "Continue anyway": "start beside whoever is there; begins now, but both get slower and may run out of memory",
+    "Pick another GPU": "wait until this or another one is free; disturbs nobody, but begins only then (recommended)",
+    "Stop": "put the experiment on hold; costs nothing, and it runs when a person has it tried again",
+}
+"""What each choice does, and what speaks for and against it."""
+
+DONE = {"start": "started", "elsewhere": "went to another GPU", "stop": "stopped", "continue": "goes on"}
+"""What was done about an alert, by its effect."""
 
 
 @dataclass(frozen=True)
@@ -56,9 +70,7 @@ def alerts(reader: Reader, name: str | None = None) -> list[AlertView]:
     """Alerts of all rounds of one campaign, or of all campaigns; those that wait first, then the newest."""
     given = {} if name is None else {"name": name}
     rows = reader.rows(SELECT + ("WHERE c.name = :name " if given else "") + "ORDER BY a.id DESC", **given)
-    order = (OPEN, ANSWERED)
-    views = [_view(row) for row in rows]
-    return sorted(views, key=lambda v: order.index(v.state) if v.state in order else len(order))
+    return _waiting_first(map(_view, rows))
 
 
 def alert(reader: Reader, alert_id: int) -> AlertView:
@@ -78,12 +90,24 @@ def waiting_alerts(reader: Reader, campaign_id: int) -> list[AlertView]:
     """The alerts of one round that wait for an answer, or for their answer to take effect; oldest first."""
     asks = "WHERE a.campaign_id = :campaign_id AND a.effect IS NULL ORDER BY a.id"
     found = map(_view, reader.rows(SELECT + asks, campaign_id=campaign_id))
-    return [v for v in found if v.state in (OPEN, ANSWERED)]
+    return [v for v in found if v.state in WAITING]
+
+
+def recent_alerts(reader: Reader, campaign_id: int) -> list[AlertView]:
+    """All alerts of one round that wait, and the newest `RECENT` of the others."""
+    latest = f"WHERE a.campaign_id = :campaign_id ORDER BY a.id DESC LIMIT {RECENT}"
+    newest = map(_view, reader.rows(SELECT + latest, campaign_id=campaign_id))
+    found = {v.id: v for v in (*newest, *waiting_alerts(reader, campaign_id))}
+    return _waiting_first(sorted(found.values(), key=lambda v: -v.id))
 
 
 def open_words(choices: Sequence[str]) -> str:
     """The choices of an alert with the numbers by which they can be given: ``'Continue anyway' (1), 'Stop' (2)``."""
     return ", ".join(f"{choice!r} ({number})" for number, choice in enumerate(choices, 1))
+
+
+def _waiting_first(views: Iterable[AlertView]) -> list[AlertView]:
+    return sorted(views, key=lambda v: WAITING.index(v.state) if v.state in WAITING else len(WAITING))
 
 
 def _view(row: dict[str, Any]) -> AlertView:

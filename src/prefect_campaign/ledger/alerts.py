@@ -177,9 +177,8 @@ def _chosen(alert_id: int, offered: Sequence[str], choice: str) -> str:
         Refused: none, or more than one.
     """
     wanted = " ".join(choice.split()).casefold()
-    if wanted.isascii() and wanted.isdigit() and 1 <= int(wanted) <= len(offered):
-        return offered[int(wanted) - 1]
-    exact = [o for o in offered if o.casefold() == wanted]
+    numbers = {str(number): o for number, o in enumerate(offered, 1)}
+    exact = [o for o in offered if o.casefold() == wanted] or [o for n, o in numbers.items() if n == wanted]
     found = exact or [o for o in offered if wanted and o.casefold().startswith(wanted)]
     if len(found) == 1:
         return found[0]
