@@ -36,7 +36,8 @@ def read_nvidia_smi(said: str, code: int = 0) -> Reading:
     if not whole:
         lost = f"what nvidia-smi says ends in the middle, after {len(gpus)} GPUs"
     elif code:
-        why = _line(said[:start]) or _line(said.rpartition("</nvidia_smi_log>")[2]) or "does not say why"
+        around = said[:start] + said.rpartition("</nvidia_smi_log>")[2]
+        why = _line(re.sub(r"^<.*", "", around, flags=re.MULTILINE)) or "does not say why"
         lost = f"nvidia-smi ended with code {code}: {why}"
     if lost and not gpus:
         return Reading((), driver, cuda, f"GPUs cannot be read: {lost}")

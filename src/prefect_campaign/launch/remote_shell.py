@@ -74,7 +74,8 @@ pc_start_job() {
     [ -z "$pc_code" ] || [ -d "$pc_code" ] || { echo no-code; return; }
     pc_said=$(LC_ALL=C mkdir -p "$pc_checkpoints" "$pc_run" 2>&1) || { pc_failed "$pc_run" "$pc_said"; return; }
     if [ -e "$pc_run/claim" ] || [ -e "$pc_run/status.json" ]; then echo claimed; return; fi
-    pc_said=$(umask 077; { printf %s "$pc_script" >"$pc_run/job.sh.new"; } 2>&1)
+    # Through cat, for it says why it cannot write; some sh do not.
+    pc_said=$(umask 077; { printf %s "$pc_script" | LC_ALL=C cat >"$pc_run/job.sh.new"; } 2>&1)
     pc_wrote=$(cat "$pc_run/job.sh.new" 2>/dev/null | wc -c)
     if [ "$((pc_wrote))" -ne "$pc_bytes" ]; then
         rm -f "$pc_run/job.sh.new"

@@ -103,7 +103,8 @@ class CodeSync:
             raise remote_failure(host, f"folder {code}", unhex(said[1] if len(said) > 1 else ""))
         if said[0] == "there":
             return True
-        options = ["-p", "--whole-file" if len(said) == 1 else f"--copy-dest=../{said[1]}"]
+        # By content: two states of a file may have one size and one second of change.
+        options = ["-p", "--checksum", *(f"--copy-dest=../{name}" for name in said[1:2])]
         left = await self._connection.rsync(options, f"{workdir}/", f"h:{code}/.new-{state.digest}/", state.names)
         after = await asyncio.to_thread(code_state, Path(workdir), Path(run_dir), self._hashes)
         if after != state:

@@ -12,8 +12,9 @@ from contextlib import suppress
 from pathlib import Path
 
 from prefect_campaign.launch import ssh_pipe
-from prefect_campaign.launch.ssh_errors import last_line, never_connected, remote_failure, ssh_failure
+from prefect_campaign.launch.ssh_errors import SSH_FAILED, last_line, never_connected, remote_failure, ssh_failure
 from prefect_campaign.launch.ssh_host import SshHost
+from prefect_campaign.launch.ssh_program import run_program
 from prefect_campaign.model.errors import Refused, Transient, Unknown
 
 CONNECT_SECONDS = 10
@@ -22,7 +23,6 @@ RSYNC_SECONDS = 1800.0
 RSYNC_QUIET_SECONDS = 60
 """An rsync through which nothing moves for so long has failed."""
 
-_LARGEST_ANSWER = 64 << 20
 _AT_ONCE = 4
 """Calls on one connection; an sshd allows ten sessions by default, and others may share it."""
 
@@ -87,7 +87,7 @@ class Connection:
             return answer
         self._open = False
         error = ssh_failure(self.host, code, said)
-        if begun or (isinstance(error, Transient) and not never_connected(said)):
+        if begun or (isinstance(error, Transient) and not (code == SSH_FAILED and never_connected(said))):
             raise Unknown(f"{error} (in the middle of a command)" if begun else str(error))
         raise error
 
@@ -130,39 +130,14 @@ class Connection:
         reason = next((line for line in said.splitlines() if line.startswith("rsync: ")), last_line(said))
         if code in _PARTIAL:
             return "" if code == 24 else last_line(reason)
-        if code == 255 or never_connected(said):
-            raise ssh_failure(self.host, 255, said)
+        if code == SSH_FAILED:
+            raise ssh_failure(self.host, code, said)
         if code in (11, 22, 13):  # files, memory, diagnostics: a full disk says so
             raise remote_failure(self.host, "rsync", reason)
         raise Transient(f"host {self.host.name}: rsync failed ({code}): {last_line(reason)}")
 
-    async def close(self) -> None:
-        """Nothing is ended: the shared connection closes by itself a minute after its last use."""
-
     async def _run(self, argv: list[str], stdin: bytes, seconds: float) -> tuple[int, str, str]:
-        try:
-            process = await asyncio.create_subprocess_exec(
-                *argv,
-                stdin=asyncio.subprocess.PIPE,
-                stdout=asyncio.subprocess.PIPE,
-                stderr=asyncio.subprocess.PIPE,
-                start_new_session=True,  # Ctrl-C is for the campaign, which then decides
-            )
-        except FileNotFoundError:
-            raise Refused(f"{argv[0]} is not installed on this machine; install it to use SSH hosts") from None
-        except OSError as error:
-            raise Transient(f"{argv[0]}: could not be started ({error.strerror})") from None
-        try:
-            async with asyncio.timeout(seconds):
-                out, said, _ = await asyncio.gather(
-                    _bounded(process.stdout), _bounded(process.stderr), _feed(process, stdin)
-                )
-                code = await process.wait()
-        finally:
-            if process.returncode is None:
-                with suppress(ProcessLookupError):
-                    process.kill()
-                await process.wait()
+        code, out, said = await run_program(argv, stdin, seconds)
         return code, out.decode("utf-8", "surrogateescape"), said.decode("utf-8", "replace")
 
     async def _drop(self) -> None:
@@ -236,24 +211,6 @@ class Connection:
         if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.getuid() or found.st_mode & 0o077:
             raise Refused(f"{folder}: is not a folder for this user alone; remove it")
         return folder
-
-
-async def _feed(process: asyncio.subprocess.Process, data: bytes) -> None:
-    assert process.stdin is not None  # noqa: S101 - it is a pipe
-    with suppress(BrokenPipeError, ConnectionResetError):
-        process.stdin.write(data)
-        await process.stdin.drain()
-    process.stdin.close()
-
-
-async def _bounded(stream: asyncio.StreamReader | None) -> bytes:
-    assert stream is not None  # noqa: S101 - it is a pipe
-    found = bytearray()
-    while piece := await stream.read(1 << 16):
-        found += piece
-        if len(found) > _LARGEST_ANSWER:
-            raise Transient(f"more than {_LARGEST_ANSWER >> 20} MiB came as an answer")
-    return bytes(found)
 
 
 def _after(text: str, mark: str) -> tuple[bool, str]:

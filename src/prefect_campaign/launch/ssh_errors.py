@@ -13,10 +13,13 @@ _SHORTAGE = re.compile(
     r"|Too many open files|Input/output error|Stale (NFS )?file handle",
     re.IGNORECASE,
 )
+# Whole lines, as ssh writes them: what a log-in says on stderr must not be taken for it.
+_NOT_LET_IN = re.compile(
+    r"^(\S+@\S+: )?Permission denied \([a-z,-]+\)\.\r?$|^.*: Too many authentication failures\r?$", re.MULTILINE
+)
+_HOST_KEY = re.compile(r"^Host key verification failed\.\r?$|REMOTE HOST IDENTIFICATION HAS CHANGED", re.MULTILINE)
 _NEVER_CONNECTED = re.compile(
-    r"^ssh: (connect to host|Could not resolve)|^kex_exchange_identification|^banner exchange"
-    r"|Host key verification failed|Permission denied \(|Too many authentication failures",
-    re.MULTILINE,
+    r"^ssh: (connect to host|Could not resolve)|^kex_exchange_identification|^banner exchange", re.MULTILINE
 )
 
 
@@ -29,9 +32,9 @@ def ssh_failure(host: SshHost, code: int, said: str) -> CampaignError:
         said: its stderr.
     """
     at = f"host {host.name} ({_address(host)})"
-    if "Host key verification failed" in said or "REMOTE HOST IDENTIFICATION HAS CHANGED" in said:
+    if code == SSH_FAILED and _HOST_KEY.search(said):
         return Refused(f"{at}: {_host_key(host, said)}")
-    if re.search(r"Permission denied \(|Too many authentication failures", said):
+    if code == SSH_FAILED and _NOT_LET_IN.search(said):
         who = f"user {host.user!r}" if host.user else "the log-in"
         key = f"key {host.key_file}" if host.key_file else "any key of the agent or of ~/.ssh"
         return Refused(f"{at}: {who} is not let in with {key}; put the public key into authorized_keys there")
@@ -47,7 +50,7 @@ def ssh_failure(host: SshHost, code: int, said: str) -> CampaignError:
 
 def never_connected(said: str) -> bool:
     """Whether ssh says that it did not even get in, so that nothing can have happened."""
-    return bool(_NEVER_CONNECTED.search(said))
+    return any(pattern.search(said) for pattern in (_NEVER_CONNECTED, _HOST_KEY, _NOT_LET_IN))
 
 
 def remote_failure(host: SshHost, what: str, said: str) -> CampaignError:

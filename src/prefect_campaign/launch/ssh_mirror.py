@@ -48,7 +48,8 @@ async def mirror(
             there = os.path.dirname(os.path.dirname(place.run_dir(spec)))
             groups.setdefault((Path(spec.run_dir).parents[1], there), []).append(spec)
     options = [f"--exclude=/*/*/{name}" for name in (RECORD_NAME, f"{RECORD_NAME}.new", f"{CLAIM_NAME}/stop")]
-    options += ["--safe-links", *(f"--exclude={pattern}" for pattern in connection.host.exclude)]
+    # Window -1: times are compared to the nanosecond, so that a file that was rewritten at once comes again.
+    options += ["--modify-window=-1", "--safe-links", *(f"--exclude={pattern}" for pattern in connection.host.exclude)]
     if not final:
         options.append(f"--max-size={LARGEST_WHILE_RUNNING}")
     for (here, there), some in groups.items():
