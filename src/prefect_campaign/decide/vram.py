@@ -149,10 +149,10 @@ def estimate(
         declared: the user's number.
     """
     known = list(past.get(shape, ()))
-    if base is not None and base != shape and _measured(known) is None:
+    if base is not None and base != shape and measured(known) is None:
         known += past.get(base, ())
     seen = max((u.peak_mb for u in known if u.peak_mb), default=0)
-    choices = ((_measured(known), MEASURED), (probed, PROBE), (formula, FORMULA), (declared, USER))
+    choices = ((measured(known), MEASURED), (probed, PROBE), (formula, FORMULA), (declared, USER))
     belief, source = next(((mb, name) for mb, name in choices if mb is not None), (None, NONE))
     if belief is None:
         return Estimate(None, NONE, seen)
@@ -161,9 +161,14 @@ def estimate(
     failed_with = max((max(u.vram_mb, u.peak_mb or 0) for u in known if u.oom and u.vram_mb is not None), default=0)
     if failed_with >= belief:
         return Estimate(math.ceil(failed_with * MORE), source + AFTER_OOM, seen)
-    if _measured(known) is None and any(u.oom and u.vram_mb is None for u in known):
+    if measured(known) is None and any(u.oom and u.vram_mb is None for u in known):
         return Estimate(None, source + AFTER_OOM, seen)
     return Estimate(belief, source, seen)
+
+
+def measured(known: Iterable[Used]) -> int | None:
+    """The highest peak of attempts that did all their work, in MiB; None if there is none."""
+    return max((u.peak_mb for u in known if u.peak_mb and u.done and u.seconds >= LONG_ENOUGH_SECONDS), default=None)
 
 
 def compare(past: Iterable[Used], declared: int | None) -> list[Compared]:
@@ -225,11 +230,6 @@ def used_of(row: Mapping[str, Any], matters: Collection[str] | None = None) -> U
         seconds=ended - started if started and ended else 0.0,
         source=row["vram_source"],
     )
-
-
-def _measured(known: Iterable[Used]) -> int | None:
-    """The highest peak of attempts that did all their work."""
-    return max((u.peak_mb for u in known if u.peak_mb and u.done and u.seconds >= LONG_ENOUGH_SECONDS), default=None)
 
 
 def _matters(name: str, matters: Collection[str] | None) -> bool:

@@ -13,6 +13,7 @@ from prefect_campaign.engine.hosts import Hosts
 from prefect_campaign.engine.outcomes import conclude
 from prefect_campaign.engine.planning import Planner
 from prefect_campaign.engine.preflight import Preflight
+from prefect_campaign.engine.probing import Prober
 from prefect_campaign.engine.reclaim import Reclaim
 from prefect_campaign.engine.starting import Starter
 from prefect_campaign.engine.vram import Vram
@@ -55,8 +56,9 @@ class Dispatcher:
         self._row = row
         self._batch = Batch(hold.ledger, home, campaign, row, stage)
         self._hosts = Hosts(launcher, campaign.policy.max_parallel, hold.ledger.clock)
-        self._vram = Vram(hold, campaign, row, self._hosts, self._batch)
-        self._planner = Planner(hold.ledger, home, campaign, row, self._hosts, self._batch, self._vram)
+        self._prober = Prober(hold, home, campaign, row, self._hosts, launcher)
+        self._vram = Vram(hold, campaign, row, self._hosts, self._batch, self._prober)
+        self._planner = Planner(hold.ledger, home, campaign, row, self._hosts, self._batch, self._vram, self._prober)
         self._watch = Watch(hold, campaign, launcher)
         self._away = Away(hold, launcher, self._watch, campaign.policy.retry_hours * 3600)
         self._reclaim = Reclaim(hold, self._hosts, launcher)
@@ -83,7 +85,7 @@ class Dispatcher:
         await self.adopt()
         while True:
             await self._round()
-            if not (self._followed or self._batch.waiting or self._starter.unsure):
+            if not (self._followed or self._batch.waiting or self._starter.unsure or self._prober.running):
                 crash_point("batch_ended")
                 return
             with suppress(TimeoutError):
@@ -99,6 +101,7 @@ class Dispatcher:
         """
         self._next_look = 0.0
         await self._round()
+        await self._prober.settle()
         await self._watch.settle()
         await self._watch.seek_ends()
         if self._watch.some_ended:
@@ -111,6 +114,7 @@ class Dispatcher:
         await self._hosts.look()
         self._batch.load()
         self._vram.load()
+        self._prober.adopt(stop=self._batch.closed)
         for attempt in self._batch.open_attempts():
             spec = spec_from(attempt["spec"])
             on_hold = self._batch.views[spec.exp_id].state == ExperimentState.ON_HOLD
@@ -131,10 +135,12 @@ class Dispatcher:
 
     async def cancel_all(self, why: str) -> None:
         """Stop every live attempt of this campaign, and nothing else."""
+        await self._prober.cancel_all(why)
         await self._watch.stop_all(Diagnosis("cancelled", why, "asked by a person"))
 
     async def close(self) -> None:
         """Stop watching; what runs goes on."""
+        await self._prober.close()
         await self._preflight.close()
         await self._away.close()
         await self._reclaim.close()
@@ -150,6 +156,7 @@ class Dispatcher:
             self._vram.ended(live.spec, outcome)
         off = self._planner.call_off(early_stop=bool(concluded))
         intents = self._record(concluded, off)
+        self._prober.step()
         for live, outcome in concluded:
             self._close(live, outcome)
         for one in (m for moves in off.values() for m in moves):
@@ -189,7 +196,7 @@ class Dispatcher:
             The attempts to launch: they and their devices are on record.
         """
         self._placed_at = now = self._hold.now()
-        busy = len(self._watch.live) + self._starter.unsure - len(concluded)
+        busy = len(self._watch.live) + self._starter.unsure + self._prober.running - len(concluded)
         due = self._batch.due(now, most=self._planner.room(busy))
         over = {live.spec.token for live, _ in concluded}
         turned = [live for live in self._away.turned() if live.spec.token not in over]

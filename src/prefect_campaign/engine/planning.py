@@ -7,11 +7,12 @@ from sqlalchemy import Connection
 
 from prefect_campaign.decide.compare import is_baseline
 from prefect_campaign.decide.early_stop import groups_to_stop
-from prefect_campaign.decide.vram import USER, Estimate
+from prefect_campaign.decide.vram import USER, Estimate, Shape
 from prefect_campaign.engine.attempts import first_spec, spec_from
 from prefect_campaign.engine.batch import Batch
 from prefect_campaign.engine.hosts import FRESH_SECONDS, Hosts
 from prefect_campaign.engine.preflight import busy, tenants
+from prefect_campaign.engine.probing import Prober
 from prefect_campaign.engine.process import git_state
 from prefect_campaign.engine.vram import Vram
 from prefect_campaign.ledger import batches, gates, leases, waits
@@ -37,9 +38,18 @@ class Planner:
     """Chooses among the waiting experiments of one batch."""
 
     def __init__(
-        self, ledger: Ledger, home: Home, campaign: Campaign, row: CampaignRow, hosts: Hosts, batch: Batch, vram: Vram
+        self,
+        ledger: Ledger,
+        home: Home,
+        campaign: Campaign,
+        row: CampaignRow,
+        hosts: Hosts,
+        batch: Batch,
+        vram: Vram,
+        prober: Prober,
     ) -> None:
         self._vram = vram
+        self._prober = prober
         self.waits = ""
         """Why some that could start did not, at the last placement; for people."""
         self._ledger = ledger
@@ -101,19 +111,26 @@ class Planner:
         taken = leases.held(connection, [v.host for v in self._hosts.views])
         held = self._hosts.held(taken)
         left = rooms(self._hosts.views, held, self._rules, self._hosts.extra) if self.wants_gpus else []
-        wanted = {e: self._demand(e, left) for e in due}
+        probed, waiting = self._probed_first(due)
+        wanted = {e: self._demand(e, left, probed=e in probed) for e in due if e not in waiting}
         demands = [*self._of_others(connection, now), *(demand for demand, _ in wanted.values())]
         placement = place(demands, self._hosts.views, held, self._rules, now, self._hosts.extra)
-        self.waits = placement.waits
+        probing = f"{len(waiting)} wait for a probe of their memory" if waiting else ""
+        self.waits = "; ".join(filter(None, (placement.waits, probing)))
         # A host that cannot be seen now may be the one that has room.
         seen = all(not v.problem for v in self._hosts.views)
         self._never = {e: placement.reasons[e] for e in placement.never if e in wanted} if seen else {}
         got = [a for a in placement.assignments if a.exp_id in wanted]
-        intents = [self._intent(self._batch.waiting[a.exp_id], a, *wanted[a.exp_id]) for a in got]
+        intents = [
+            self._intent(self._batch.waiting[a.exp_id], a, *wanted[a.exp_id]) for a in got if a.exp_id not in probed
+        ]
         self._tell_others(connection, [d for d, _ in wanted.values() if d.exp_id not in {a.exp_id for a in got}], now)
         record_intents(connection, self._row.id, intents, now=now)
         if self._campaign.sweep.optuna_search:
             batches.record_params(connection, self._row.id, [i.spec for i in intents])
+        self._prober.begin(
+            connection, [(self._batch.waiting[a.exp_id], probed[a.exp_id], a) for a in got if a.exp_id in probed], now
+        )
         return intents
 
     def call_off(self, *, early_stop: bool) -> dict[str, list[Move]]:
@@ -149,15 +166,26 @@ class Planner:
         waits.tell(connection, self._row.id, wait, now=now)
         self._told = wait is not None
 
-    def _demand(self, exp_id: str, left: Sequence[HostRoom]) -> tuple[Demand, str | None]:
-        """What it wants, and whose word its memory is."""
+    def _probed_first(self, due: Sequence[str]) -> tuple[dict[str, Shape], set[str]]:
+        """Those that give their place to a probe of their shape, and those that wait for its end."""
+        first: dict[Shape, str] = {}
+        waiting = set()
+        for exp_id, shape in self._vram.unprobed(self._batch.waiting[e] for e in due).items():
+            if self._prober.runs(shape) or shape in first:
+                waiting.add(exp_id)
+            else:
+                first[shape] = exp_id
+        return {exp_id: shape for shape, exp_id in first.items()}, waiting
+
+    def _demand(self, exp_id: str, left: Sequence[HostRoom], *, probed: bool) -> tuple[Demand, str | None]:
+        """What it wants, and whose word its memory is; a probe gets whole GPUs."""
         wanted, view = self._campaign.resources, self._batch.waiting[exp_id]
         seconds = wanted.expected_minutes * 60 if wanted.expected_minutes else None
         demand = Demand(exp_id, gpus=wanted.gpus, waiting_since=view.updated_at, seconds=seconds)
         if not self.wants_gpus:
             return demand, None
         known = self._vram.estimate(view)
-        vram, least = self._memory(known, left)
+        vram, least = (None, known.least_mb) if probed else self._memory(known, left)
         small = {(v.host, g.uuid) for v in self._hosts.views for g in v.gpus if 0 < g.total_mb < least}
         return replace(demand, vram_mb=vram, avoid=frozenset(small)), known.source
 

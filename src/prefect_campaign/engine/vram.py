@@ -1,26 +1,26 @@
 """GPU memory of one campaign: what its experiments are said to need, and what they are seen to take."""
 
-import os.path
 from collections.abc import Iterable
 from typing import Any
 
 from sqlalchemy import Connection
 
-from prefect_campaign.decide.vram import Estimate, Shape, Used, estimate, hint_of, shape_of, used_of
+from prefect_campaign.decide.vram import Estimate, Shape, Used, estimate, hint_of, measured, shape_of, used_of
 from prefect_campaign.decide.vram_formula import by_formula
 from prefect_campaign.engine.batch import Batch
 from prefect_campaign.engine.hold import Hold
-from prefect_campaign.engine.hosts import Hosts, run_key
+from prefect_campaign.engine.hosts import Hosts
+from prefect_campaign.engine.memory import memory_of, same_command
+from prefect_campaign.engine.probing import Prober
 from prefect_campaign.ledger import vram
 from prefect_campaign.ledger.campaigns import CampaignRow
 from prefect_campaign.ledger.events import add_events, event
 from prefect_campaign.ledger.experiments import Outcome
 from prefect_campaign.ledger.reading import Reader
-from prefect_campaign.model.devices import Gpu, HostView
+from prefect_campaign.model.devices import HostView
 from prefect_campaign.model.records import AttemptSpec, ExperimentView
 from prefect_campaign.model.spec import Campaign
 from prefect_campaign.model.states import AttemptState
-from prefect_campaign.model.template import fill
 
 NEWS = 1.05
 """A peak that grew by this factor is written down while the attempt runs, so that a crash does not lose it."""
@@ -35,9 +35,13 @@ class Vram:
         row: the round.
         hosts: its machines; every look at them is taken in.
         batch: knows how the next attempt of an experiment was changed.
+        prober: knows what probes have shown.
     """
 
-    def __init__(self, hold: Hold, campaign: Campaign, row: CampaignRow, hosts: Hosts, batch: Batch) -> None:
+    def __init__(
+        self, hold: Hold, campaign: Campaign, row: CampaignRow, hosts: Hosts, batch: Batch, prober: Prober
+    ) -> None:
+        self._prober = prober
         self._hosts = hosts
         hosts.on_seen = self.seen
         self._hold = hold
@@ -80,13 +84,26 @@ class Vram:
         healed = self._batch.healed(view.exp_id, view.attempt + 1)
         params, changes = (healed["params"], healed["changes"]) if healed else (view.params, ())
         wanted = self._wanted
+        shape = shape_of(params, wanted.gpus, changes, wanted.vram_params)
+        base = self._planned.get(view.exp_id)
         return estimate(
-            shape_of(params, wanted.gpus, changes, wanted.vram_params),
+            shape,
             self._past,
-            base=self._planned.get(view.exp_id),
+            base=base,
+            probed=self._prober.peak(base if shape.changes and base else shape),
             formula=by_formula(wanted.network, params, wanted.gpus) if wanted.network else None,
             declared=self._wanted.declared_mb,
         )
+
+    def unprobed(self, views: Iterable[ExperimentView]) -> dict[str, Shape]:
+        """exp_id -> shape of those that must wait, as their shape is to be probed first."""
+        found: dict[str, Shape] = {}
+        for view in views if self._wanted.probe else ():
+            changed = self._batch.healed(view.exp_id, view.attempt + 1) is not None
+            shape = shape_of(view.params, self._wanted.gpus, (), self._wanted.vram_params)
+            if not changed and self._prober.lacks(view, shape) and measured(self._past.get(shape, ())) is None:
+                found[view.exp_id] = shape
+        return found
 
     # -- what attempts are seen to take -------------------------------------------------------------------------
 
@@ -148,33 +165,3 @@ class Vram:
         why = hint_of(self._wanted.declared_mb, spec.vram_mb, used) or f"leased {leased}, {taken}"
         data = {"attempt": spec.attempt, "declared": self._wanted.declared_mb, "leased": spec.vram_mb, "used": used}
         return event(self._hold.campaign_id, now, "dispatcher", "vram", why=why, exp_id=spec.exp_id, data=data)
-
-
-def memory_of(gpu: Gpu, run_dir: str) -> int | None:
-    """MiB that all processes of an attempt have on a GPU together; None if it is not there or that is not told."""
-    key = run_key(run_dir)
-    computing = [p for p in gpu.processes if not p.graphics]
-    ours = [p.used_mb for p in computing if p.run_dir is not None and run_key(p.run_dir) == key]
-    known = [mb for mb in ours if mb is not None]
-    if len(known) == len(ours):
-        return sum(known) if known else None
-    # The driver does not say who has how much, but nobody else is there.
-    return gpu.used_mb if len(ours) == len(computing) else None
-
-
-def same_command(campaign: Campaign, spec: dict[str, Any]) -> bool:
-    """Whether an attempt, as stored, ran what the campaign's command makes of its parameters today."""
-    seed_axis = campaign.sweep.axis_of("seed")
-    values = {
-        **spec["params"],
-        **({seed_axis: spec["seed"]} if seed_axis else {}),
-        "seed": spec["seed"],
-        "run_dir": spec["run_dir"],
-        "checkpoint_dir": os.path.join(os.path.dirname(spec["run_dir"]), "checkpoints"),
-        "exp_id": spec["exp_id"],
-        "attempt": spec["attempt"],
-    }
-    try:
-        return fill(campaign.command, values) == list(spec["argv"]) and spec["env"] == campaign.env
-    except KeyError:
-        return False

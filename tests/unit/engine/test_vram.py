@@ -15,7 +15,7 @@ from prefect_campaign.decide import vram as deciding
 from prefect_campaign.engine import hosts, planning
 from prefect_campaign.engine.export import export
 from prefect_campaign.engine.setting import register
-from prefect_campaign.engine.vram import memory_of
+from prefect_campaign.engine.memory import memory_of
 from prefect_campaign.launch.process import host_name
 from prefect_campaign.ledger import tables as t
 from prefect_campaign.model.devices import Gpu, GpuProcess
