@@ -18,7 +18,7 @@ from prefect_campaign.tasks.experiment import AttemptFailed, current_dispatcher,
 from prefect_campaign.tasks.finish import Finisher
 from prefect_campaign.tasks.lost_runs import close_lost_runs
 from prefect_campaign.tasks.machines import launcher_of
-from prefect_campaign.tasks.tree import tree_for_full
+from prefect_campaign.tasks.tree import note_changes, tree_for_full
 from prefect_campaign.tasks.waiting import tend_gate
 
 AGAIN_SECONDS = 10.0
@@ -87,14 +87,15 @@ async def _watch_until_trouble(setting: Setting, stage: str) -> None:
     ) as dispatcher:
         current_dispatcher.set(dispatcher)
         dispatcher.on_launch, dispatcher.ends.on_end, dispatcher.on_news = launched, finisher.ended, finisher.news
-        beside = [
-            asyncio.create_task(_finish_older_rounds(setting)),
-            asyncio.create_task(AlertBoard(setting).run()),
-        ]
+        board = AlertBoard(setting)
+        beside = [asyncio.create_task(_finish_older_rounds(setting)), asyncio.create_task(board.run())]
+        if stage == setting.campaign.full.name:
+            beside.append(asyncio.create_task(note_changes(setting)))
         try:
             async with finisher:
                 await dispatcher.run()
                 await asyncio.gather(*runs.values())
+                await board.try_look()
         finally:
             # Runs are cancelled after a fault: whoever goes on follows the same experiments anew.
             for task in (*beside, *runs.values()):

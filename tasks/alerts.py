@@ -43,9 +43,13 @@ class AlertBoard:
     async def run(self) -> None:
         """Look again and again, until cancelled."""
         while True:
-            with suppress(Transient, *UNREACHED):  # the ledger is busy, or Prefect is gone: the next look shows it
-                await self.look()
+            await self.try_look()
             await asyncio.sleep(LOOK_SECONDS)
+
+    async def try_look(self) -> None:
+        """Look; what trouble with Prefect or a busy ledger keeps from being shown now, the next look shows."""
+        with suppress(Transient, *UNREACHED):
+            await self.look()
 
     async def look(self) -> None:
         """Show what is new since the last look; nothing is shown while nobody was ever asked."""

@@ -64,12 +64,6 @@ class TestServed:
         found = alert(served, "plain")
         assert (found["answer"], found["answered_by"]) == ("Pick another GPU", "Ann")
 
-    def test_an_alert_that_is_not_there_fails_the_run_with_one_line(self, served: World) -> None:
-        run_id = served.trigger("intervene/answer", "alert=4711", "choice=Stop", "by=Ann")
-        until(lambda: served.state(run_id) in ("Completed", "Failed", "Crashed"), "the run ends", served.hint)
-        message = served.prefect(f"/flow_runs/{run_id}")["state"]["message"]
-        assert "alert 4711: there is none" in message
-
     @pytest.mark.ui
     def test_a_person_follows_the_link_and_fills_in_the_form(self, served: World, page: Page, tmp_path: Path) -> None:
         expect.set_options(timeout=PATIENCE)

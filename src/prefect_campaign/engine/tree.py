@@ -116,7 +116,8 @@ def named(files: Sequence[str]) -> str:
 def _untracked(folder: str, words: Sequence[str], seconds: float) -> tuple[str, ...]:
     """Those of the words that are files of the folder which git neither has nor ignores."""
     plain = [w for w in words if w and "{" not in w and not os.path.isabs(w) and ".." not in Path(w).parts]
-    files = [w for w in dict.fromkeys(plain) if (Path(folder) / w).is_file()]
+    # A word may be anything, such as a whole program after -c: this, unlike pathlib, takes it for no file.
+    files = [w for w in dict.fromkeys(plain) if os.path.isfile(os.path.join(folder, w))]
     if not files:
         return ()
     try:

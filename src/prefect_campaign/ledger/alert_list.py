@@ -23,7 +23,7 @@ RECENT = 20
 MEANING = {
     "Continue anyway": "start beside whoever is there; begins now, but both get slower and may run out of memory",
     "Pick another GPU": "wait until this or another one is free; disturbs nobody, but begins only then (recommended)",
-    "Stop": "put the experiment on hold; costs nothing, and it runs when a person has it tried again",
+    "Stop": "put the experiment on hold; costs nothing, and it runs after `campaign resume NAME --retry-failed`",
 }
 """What each choice does, and what speaks for and against it."""
 
