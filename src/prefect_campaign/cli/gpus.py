@@ -153,11 +153,12 @@ def _host(view: HostView, leases: Leases, width: int) -> list[RenderableType]:
     if view.keep_free:
         head.append(f"  {view.keep_free} always kept free", style="magenta")
     parts: list[RenderableType] = [head]
-    if view.problem:
-        parts.append(Text(view.problem, style="red"))
+    problem = view.problem or view.gpu_problem
+    if problem:
+        parts.append(Text(problem, style="red"))
     if view.gpus:
         parts += [_table(view, leases, width), *_problems(view.gpus)]
-    elif not view.problem:
+    elif not problem:
         parts.append(Text(f"no GPUs here; experiments that ask for none run on its {view.slots} processor slots"))
     shown = {gpu.uuid for gpu in view.gpus}
     for (host, device), held in leases.items():

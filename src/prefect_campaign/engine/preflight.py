@@ -132,8 +132,9 @@ class Preflight:
         return None
 
     def _busy(self, spec: AttemptSpec, view: HostView) -> str:
-        if view.problem:
-            return f"{view.host}: {view.problem}"
+        problem = view.problem or view.gpu_problem
+        if problem:
+            return f"{view.host}: {problem}"
         with self._hold.ledger.read() as connection:
             taken = leases.held(connection, [view.host])
         by_uuid = {g.uuid: g for g in view.gpus}

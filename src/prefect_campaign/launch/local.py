@@ -106,7 +106,7 @@ class LocalLauncher:
                 host,
                 self.slots,
                 gpus,
-                problem=reading.problem,
+                gpu_problem=reading.problem,
                 factor=self.factor,
                 driver=reading.driver,
                 cuda=reading.cuda,

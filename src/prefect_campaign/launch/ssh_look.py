@@ -64,7 +64,7 @@ async def look_at(connection: Connection, place: RemotePlace, slots: int, clock:
     seen_at = clock()
     gpus = with_reserve_checked(reading.gpus, frozenset(host.reserve), host.keep_free, host.name)
     off = max(asked_at - their_clock - 1, their_clock - seen_at - 1, 0)
-    problem = reading.problem
+    problem = ""
     if off > MOST_CLOCK_SECONDS:
         problem = f"its clock is {off:.0f} s off, so that the age of its files says nothing; set it (chrony, ntp)"
     return HostView(
@@ -72,6 +72,7 @@ async def look_at(connection: Connection, place: RemotePlace, slots: int, clock:
         slots,
         gpus,
         problem=problem,
+        gpu_problem=reading.problem,
         factor=host.factor,
         launcher="ssh",
         driver=reading.driver,

@@ -59,7 +59,9 @@ class HostView:
     gpus: tuple[Gpu, ...] = ()
     """In PCI order; empty on a machine without any, which is fine."""
     problem: str = ""
-    """Why nothing can be placed there now: unreachable, or its driver does not answer."""
+    """Why nothing can be placed there now, one line for people; empty if it can be."""
+    gpu_problem: str = ""
+    """Why its GPUs cannot be used, for example a driver that does not answer; its slots can be."""
     factor: float = 1.0
     """How long an experiment takes here / on the reference host."""
     launcher: str = "local"

@@ -28,7 +28,7 @@ class Peaks:
         alive: set[_Key] = set()
         for view in hosts:
             for gpu in view.gpus:
-                if view.problem or gpu.problem:
+                if view.problem or view.gpu_problem or gpu.problem:
                     continue
                 read.add((view.host, gpu.uuid))
                 for process in gpu.processes:

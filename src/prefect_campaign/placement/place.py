@@ -150,7 +150,7 @@ class _Slots:
     """Free slots of the hosts, from the least loaded host."""
 
     def __init__(self, left: Sequence[HostRoom]) -> None:
-        self._hosts = [h for h in left if not h.problem and h.slots > h.slots_taken]
+        self._hosts = [h for h in left if not h.away and h.slots > h.slots_taken]
 
     def take(self, demand: Demand) -> tuple[str, str] | None:
         """(host, slot) for it; None if no host has a slot that it may get."""

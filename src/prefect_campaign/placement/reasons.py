@@ -107,8 +107,9 @@ def _waits(shape: Shape, left: Sequence[HostRoom], kept: Mapping[str, Kept]) -> 
 def _on(shape: Shape, host: HostRoom, kept: Mapping[str, Kept]) -> str:
     """What the host has for it now."""
     demand = shape.demand
-    if host.problem:
-        return host.problem
+    problem = host.problem if demand.gpus else host.away
+    if problem:
+        return problem
     if (host.name, "*") in demand.avoid:
         return "not for this experiment"
     if not demand.gpus:

@@ -72,7 +72,10 @@ class HostRoom:
         self.order = order
         self.factor = view.factor
         self.share = rules.share
-        self.problem = view.problem or ("avoided" if view.host in rules.avoid else "")
+        self.away = view.problem or ("avoided" if view.host in rules.avoid else "")
+        """Why nothing can be placed there."""
+        self.problem = self.away or view.gpu_problem
+        """Why none of its GPUs can be used."""
         self.avoided = view.host in rules.avoid
         self.keep = max(rules.keep_free, view.keep_free, 0)
         self.gpus: list[GpuRoom] = []
@@ -93,7 +96,7 @@ class HostRoom:
                     leases = held.get(gpu.uuid, ())
                     self.gpus.append(GpuRoom(gpu, leases, extra.get((view.host, gpu.uuid), 0)))
         self.sizes.sort(reverse=True)
-        self.unread = bool(view.problem) and not view.gpus
+        self.unread = bool(view.problem or view.gpu_problem) and not view.gpus
         """Nobody knows what it has."""
         self.slots = max(view.slots, 0)
         self.slots_taken = sum(f"slot-{i}" in taken for i in range(self.slots)) if taken else 0
@@ -183,7 +186,7 @@ def unmatched(rules: Rules, hosts: Sequence[HostView]) -> list[str]:
 
     Says nothing while a host has a problem: it may be there that they belong.
     """
-    if any(view.problem for view in hosts):
+    if any(view.problem or view.gpu_problem for view in hosts):
         return []
     pairs = [(gpu, view) for view in hosts for gpu in view.gpus]
     lost = [f"reserve: {e}" for e in sorted(rules.reserve) if not any(_is_reserved(g, v, {e}) for g, v in pairs)]

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from driver import Driver, gpus
+from driver import MISMATCH, Driver, gpus
 from unit.engine.lab import REPORT, Lab, campaign, until
 
 from prefect_campaign.ledger import tables as t
@@ -162,3 +162,23 @@ async def test_many_small_ones_do_not_starve_a_big_one_of_another_campaign(
         assert small.states.count("done") < 12
         await asyncio.wait_for(asyncio.gather(*runs), 60)
     assert small.states == ["done"] * 12
+
+
+async def test_a_driver_that_fails_keeps_nobody_from_the_processor(tmp_path: Path, home: Any, driver: Driver) -> None:
+    driver.set(gpus(1))
+    driver.fail(MISMATCH)
+    lab = await Lab(gpu_campaign(tmp_path, REPORT, count=0, points=1)).run()
+    assert lab.states == ["done"]
+
+
+async def test_experiments_for_gpus_wait_until_the_driver_is_mended(tmp_path: Path, home: Any, driver: Driver) -> None:
+    driver.set(gpus(1))
+    driver.fail(MISMATCH)
+    lab = Lab(gpu_campaign(tmp_path, SEES + REPORT, points=1))
+    async with lab.open() as dispatcher:
+        run = asyncio.create_task(dispatcher.run())
+        await until(lambda: "differ in version" in dispatcher.waits)
+        assert lab.states == ["ready"]
+        driver.heal()
+        await asyncio.wait_for(run, 60)
+    assert lab.states == ["done"]

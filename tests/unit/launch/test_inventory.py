@@ -159,7 +159,8 @@ async def test_the_launcher_looks_at_this_machine(driver, reader, clock, monkeyp
 async def test_the_launcher_says_what_keeps_all_gpus_from_being_read(driver, reader):
     driver.fail(MISMATCH)
     (view,) = await LocalLauncher(gpus=reader).look()
-    assert "differ in version" in view.problem
+    assert "differ in version" in view.gpu_problem
+    assert view.problem == ""
     assert view.gpus == ()
 
 
