@@ -1,7 +1,9 @@
 """The full phase runs from a commit: local changes stop it before anything of it is opened, and no approval is lost."""
 
+import signal
+
 import pytest
-from e2e.world import World
+from e2e.world import PATIENCE, World, until
 
 pytestmark = pytest.mark.e2e
 
@@ -58,6 +60,40 @@ def test_allowed_by_the_spec_they_are_in_the_report(world: World) -> None:
     report = (world.home / "campaigns" / "tiny" / "results" / "report.md").read_text()
     assert "local changes in train.sh" in report
     assert all(r["git_commit"].endswith("-dirty") for r in world.rows(FULL_COMMITS))
+
+
+def test_a_resumed_full_phase_starts_nothing_from_changed_code(world: World) -> None:
+    git(world, "init", "-q")
+    (world.folder / "train.sh").write_text("while [ $2 = 1 ] && ! [ -e go ]; do sleep 0.1; done; echo final/x=$1\n")
+    git(world, "add", "train.sh")
+    git(world, "commit", "-qm", "first")
+    spec = world.spec(
+        command="sh train.sh {method} {wait}",
+        args={"wait": 0},
+        full={"args": {"wait": 1}},
+        policy={"max_parallel": 1, "pilot_retries": 0, "full_retries": 0},
+    )
+    process = world.start("run", spec, "--approve", "CONTINUE", "--by", "me")
+    until(lambda: world.gates() and world.states("full")[0] == "running", "the full phase runs", world.hint)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+
+    (world.folder / "train.sh").write_text("echo final/x=999\n")
+    going_on = world.start("resume", "tiny")
+    (world.folder / "go").touch()
+    assert going_on.wait(timeout=PATIENCE) == 1, world.hint()
+    assert "the full phase runs from a commit" in world.said("resume")
+    assert world.states("full") == ["done", "ready"]
+    ticked = world.python(
+        "import asyncio\nfrom prefect_campaign.flows.monitor import monitor\nprint(asyncio.run(monitor()))"
+    )
+    assert "the full phase runs from a commit" in ticked.out
+    assert world.states("full") == ["done", "ready"]
+
+    git(world, "checkout", "-q", "train.sh")
+    assert "campaign tiny: completed" in world.campaign("resume", "tiny").out
+    assert world.states("full") == ["done", "done"]
+    assert [r["git_commit"] for r in world.rows(FULL_COMMITS)] == [git(world, "rev-parse", "HEAD")] * 2
 
 
 FULL_COMMITS = """
