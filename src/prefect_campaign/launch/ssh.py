@@ -239,8 +239,13 @@ class SshLauncher:
                     for on_end in self._followed.pop(token).on_end:
                         on_end(token)
             away = all(one.status == "unreachable" for one in seen.values())
-            pause = min(2 * pause, _LONGEST_PAUSE) if away else self._poll_seconds
+            pause = next_pause(pause, self._poll_seconds, away=away)
             await asyncio.sleep(pause if self._followed else 0)
+
+
+def next_pause(pause: float, usual: float, *, away: bool) -> float:
+    """Seconds until the next look: doubled each time while the host is away, up to a minute (pure)."""
+    return max(usual, min(2 * pause, _LONGEST_PAUSE)) if away else usual
 
 
 def _make_run_dir(spec: AttemptSpec) -> None:
