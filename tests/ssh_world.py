@@ -62,3 +62,9 @@ async def seen_as(
         while not wanted(seen := await see(launcher, spec, handle)):
             await asyncio.sleep(POLL)
     return seen
+
+
+def waiting(world: World, name: str = "e", code: int = 3) -> AttemptSpec:
+    """A job that counts its runs, and ends once there is a file `go`."""
+    loop = f"echo run >>'{world.folder}/runs'; until [ -e '{world.folder}/go' ]; do sleep 0.01; done; exit {code}"
+    return world.spec("sh", "-c", loop, name=name)

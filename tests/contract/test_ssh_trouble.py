@@ -1,4 +1,4 @@
-"""SSH hosts when something is wrong: connections that die, keys, log-ins, disks, programs that are missing."""
+"""SSH hosts when something is wrong: connections that die, disks, programs that are missing, identities."""
 
 import asyncio
 import os
@@ -10,10 +10,11 @@ from pathlib import Path
 import pytest
 from contract.launchers import PATIENCE, see, wait_until
 from ssh_rig import Sshd, running
-from ssh_world import World, finished, seen_as, world
+from ssh_world import World, finished, seen_as, waiting, world
 
 from prefect_campaign.launch import ssh_connection
 from prefect_campaign.model.errors import Refused, Transient, Unknown
+from prefect_campaign.model.records import Handle
 
 __all__ = ["world"]
 
@@ -22,12 +23,6 @@ __all__ = ["world"]
 def sshd(tmp_path: Path):
     with running(Sshd(tmp_path / "host")) as up:
         yield up
-
-
-def waiting(world: World, name: str = "e", code: int = 3):
-    """A job that counts its runs, and ends once there is a file `go`."""
-    loop = f"echo run >>'{world.folder}/runs'; until [ -e '{world.folder}/go' ]; do sleep 0.01; done; exit {code}"
-    return world.spec("sh", "-c", loop, name=name)
 
 
 # -- connections that die -------------------------------------------------------------------------------------------
@@ -131,107 +126,35 @@ async def test_nobody_there_is_transient(world: World, sshd: Sshd, address: str)
         await world.launcher(sshd, address=address).submit(world.spec("true"))
 
 
-# -- keys and users -------------------------------------------------------------------------------------------------
-
-
-async def refused(launcher, spec) -> str:
-    with pytest.raises(Refused) as told:
-        await launcher.submit(spec)
-    assert "\n" not in str(told.value)
-    assert (await launcher.look())[0].problem == str(told.value)
-    return str(told.value)
-
-
-async def test_an_unknown_host_key_is_refused_with_what_to_do(world: World, sshd: Sshd):
-    sshd.known_hosts.write_text("")
-    told = await refused(world.launcher(sshd), world.spec("true"))
-    assert f"ssh-keyscan -p {sshd.port} 127.0.0.1" in told
-    assert str(sshd.known_hosts) in told
-
-
-async def test_a_changed_host_key_is_refused_with_what_to_do_and_running_jobs_are_not_given_up(
-    world: World, sshd: Sshd
-):
+async def test_of_many_launchers_that_submit_one_attempt_at_once_one_job_runs(world: World, sshd: Sshd):
     spec = waiting(world)
-    launcher = world.launcher(sshd)
-    handle = await launcher.submit(spec)
-    sshd.kill()
-    sshd.new_host_key(known=False)
-    with running(sshd):
-        told = await refused(world.launcher(sshd), world.spec("true", name="other"))
-        assert f"ssh-keygen -f {sshd.known_hosts} -R '[127.0.0.1]:{sshd.port}'" in told
-        assert (await see(launcher, spec, handle)).status == "unreachable"
+    launchers = [world.launcher(sshd) for _ in range(4)]
+    results = await asyncio.gather(*(one.submit(spec) for one in launchers), return_exceptions=True)
+    assert all(isinstance(one, Handle | Unknown) for one in results), results
+    await wait_until((world.folder / "runs").exists)
+    found = [await world.launcher(sshd).find(spec) for _ in range(2)]
+    assert found[0] == found[1]
+    for one in results:  # also a handle on one that lost the race leads to the one that runs
+        if isinstance(one, Handle):
+            assert (await see(launchers[0], spec, one)).status == "running"
     (world.folder / "go").touch()
+    await asyncio.wait_for(launchers[0].ended(spec, found[0]), PATIENCE)
+    assert (await see(launchers[0], spec, found[0])).exit_code == 3
+    assert (world.folder / "runs").read_text() == "run\n"
 
 
-async def test_a_wrong_key_or_user_is_refused_with_what_to_do(world: World, sshd: Sshd):
-    (sshd.folder / "authorized_keys").write_text("")
-    assert "authorized_keys" in await refused(world.launcher(sshd), world.spec("true"))
-    assert "'nobody-known'" in await refused(world.launcher(sshd, user="nobody-known"), world.spec("true"))
-    assert "no file" in await refused(world.launcher(sshd, key_file="/none/key"), world.spec("true"))
-
-
-async def test_key_files_with_odd_names_work(world: World, sshd: Sshd):
-    folder = world.folder / "a b %h \"q\" 'r' ${HOME}"
-    folder.mkdir()
-    key, known = folder / "the key", folder / "known hosts"
-    shutil.copy(sshd.user_key, key)
-    shutil.copy(sshd.known_hosts, known)
-    launcher = world.launcher(sshd, key_file=str(key), known_hosts=str(known))
-    assert (await finished(launcher, world.spec("true"))).exit_code == 0
-
-
-# -- log-ins --------------------------------------------------------------------------------------------------------
-
-SHELLS = [name for name in ("bash", "dash", "csh", "fish", "zsh", "busybox") if shutil.which(name)]
-
-
-@pytest.mark.parametrize("name", SHELLS)
-async def test_any_log_in_shell_will_do(world: World, tmp_path: Path, name: str):
-    shell = tmp_path / "shell"
-    argv = f"{name} sh" if name == "busybox" else name
-    shell.write_text(f'#!/bin/sh\nexec {argv} -c "$SSH_ORIGINAL_COMMAND"\n')
-    shell.chmod(0o755)
-    (world.work / "train.py").write_text("x")
-    with running(Sshd(tmp_path / "host", shell=str(shell))) as sshd:
-        launcher = world.launcher(sshd)
-        spec = world.spec("sh", "-c", "ls; sleep 0.05; exit 6")
-        assert (await finished(launcher, spec)).exit_code == 6
-        assert launcher.logs(spec)[0].read_text() == "train.py\n"
-
-
-async def test_banners_and_chatter_are_not_taken_for_answers(world: World, tmp_path: Path):
-    noise = "printf '\\n%s\\n' found none started -end -begin; printf '%0900000d'; echo Permission denied '(x).' >&2"
-    shell = tmp_path / "shell"
-    # Also afterwards, but for rsync: where its own bytes end, only rsync knows.
-    after = f"case $SSH_ORIGINAL_COMMAND in *rsync*) ;; *) {noise} ;; esac"
-    shell.write_text(f'#!/bin/bash\n{noise}\nbash -c "$SSH_ORIGINAL_COMMAND"\ncode=$?\n{after}\nexit $code\n')
-    shell.chmod(0o755)
-    banner = "Host key verification failed.\nPermission denied (publickey).\nAuthorized use only!\n"
-    (world.work / "train.py").write_text("x" * 100_000)
-    with running(Sshd(tmp_path / "host", banner=banner, shell=str(shell))) as sshd:
-        launcher = world.launcher(sshd)
-        spec = world.spec("sh", "-c", 'wc -c <train.py; echo x >"$CAMPAIGN_RUN_DIR/file"; exit 6')
-        assert (await finished(launcher, spec)).exit_code == 6
-        assert launcher.logs(spec)[0].read_text().strip() == "100000"
-        assert (Path(spec.run_dir) / "file").exists()
-
-
-async def test_a_noisy_bashrc_is_survived(world: World, sshd: Sshd):
-    for name in (".bashrc", ".profile", ".bash_profile"):
-        (sshd.home / name).write_text(f"echo noise of {name}; printf 'no newline'; echo more >&2\n")
-    (world.work / "train.py").write_text("x")
-    launcher = world.launcher(sshd)
-    assert (await finished(launcher, world.spec("ls", "train.py"))).exit_code == 0
-
-
-async def test_a_log_in_that_runs_nothing_is_refused(world: World, tmp_path: Path):
-    shell = tmp_path / "shell"
-    shell.write_text("#!/bin/sh\necho This account is currently not available. >&2\nexit 1\n")
-    shell.chmod(0o755)
-    with running(Sshd(tmp_path / "host", shell=str(shell))) as sshd:
-        told = await refused(world.launcher(sshd), world.spec("true"))
-    assert "currently not available" in told
+async def test_jobs_in_tmux_are_mirrored_too(world: World, sshd: Sshd, tmp_path_factory):
+    sockets = tmp_path_factory.mktemp("t")
+    launcher = world.launcher(sshd, tmux=True, env={"A": "1"})
+    sshd.kill()
+    sshd.environment["TMUX_TMPDIR"] = str(sockets)
+    with running(sshd):
+        spec = waiting(world)
+        handle = await launcher.submit(spec)
+        assert handle.detail["attach"] == "tmux -L campaign attach -t =pc-t-e-a1"
+        (world.folder / "go").touch()
+        await asyncio.wait_for(launcher.ended(spec, handle), PATIENCE)
+        assert (await see(launcher, spec, handle)).exit_code == 3
 
 
 # -- disks and programs ---------------------------------------------------------------------------------------------

@@ -159,6 +159,8 @@ class Connection:
             "UpdateHostKeys": "no",
             "ServerAliveInterval": "5",
             "ServerAliveCountMax": "3",
+            "RemoteCommand": "none",
+            "ClearAllForwardings": "yes",
             "ForwardAgent": "no",
             "ForwardX11": "no",
             "ControlMaster": "auto",

@@ -1,6 +1,7 @@
 """Run dirs of a host, mirrored to where the ledger knows them, so that whoever reads logs and metrics finds them."""
 
 import os
+import secrets
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -50,8 +51,8 @@ async def mirror(
     options = [f"--exclude=/*/*/{name}" for name in (RECORD_NAME, f"{RECORD_NAME}.new", f"{CLAIM_NAME}/stop")]
     # Window -1: times are compared to the nanosecond, so that a file that was rewritten at once comes again.
     options += ["--modify-window=-1", "--safe-links", *(f"--exclude={pattern}" for pattern in connection.host.exclude)]
-    if not final:
-        options.append(f"--max-size={LARGEST_WHILE_RUNNING}")
+    # At the end large files come too, and what was copied of one is kept if the connection breaks.
+    options.append("--partial-dir=.partial" if final else f"--max-size={LARGEST_WHILE_RUNNING}")
     for (here, there), some in groups.items():
         names = [os.fsencode(Path(spec.run_dir).relative_to(here)) for spec in some]
         try:
@@ -72,7 +73,7 @@ def put_record(spec: AttemptSpec, content: bytes, recorded_at: float | None) -> 
     """
     path = Path(spec.run_dir) / RECORD_NAME
     path.parent.mkdir(parents=True, exist_ok=True)
-    new = path.with_name(f"{RECORD_NAME}.new")
+    new = path.with_name(f"{RECORD_NAME}.{secrets.token_hex(4)}.new")  # two may be looking at once
     new.write_bytes(content)
     if recorded_at is not None:
         os.utime(new, (recorded_at, recorded_at))
