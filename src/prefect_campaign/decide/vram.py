@@ -17,8 +17,10 @@ MEASURED, PROBE, FORMULA, USER, NONE = "measured", "probe", "formula", "user", "
 AFTER_OOM = "+oom"
 """Added to the source of an estimate that was raised because memory ran out at what it said."""
 
-LONG_ENOUGH_SECONDS = 10.0
-"""A run that was over sooner was seen too seldom: its peak is a lower bound and no estimate."""
+LOOKS_ENOUGH = 5
+"""A run that was seen on its GPU less often may have had a higher peak: what was seen is a lower bound, no estimate."""
+LATE_ENOUGH = 0.5
+"""The same if it was last seen before this share of its time was over: it may have been loading until then."""
 MORE = 1.5
 """What ran out of memory gets so many times as much; and declaring so many times too much is worth a hint."""
 
@@ -71,10 +73,10 @@ class Used:
     """What was leased for it; None: the whole GPU."""
     peak_mb: int | None = None
     """The most that was seen, if anything was."""
-    done: bool = False
+    whole: bool = False
+    """Whether it did all its work and was seen often enough, so that its peak is that of its shape."""
     oom: bool = False
     """Whether GPU memory ran out."""
-    seconds: float = 0.0
     source: str | None = None
     """Whose word `vram_mb` was."""
 
@@ -135,8 +137,8 @@ def estimate(
 ) -> Estimate:
     """How much memory to lease for an attempt of a shape.
 
-    A measured peak counts more than the user's number, in both directions. What was seen of attempts that failed, still
-    run or were over at once is a lower bound: no estimate goes below it. Where memory ran out at what was leased, or at
+    A measured peak counts more than the user's number, in both directions. What was seen of attempts that failed or
+    were seen too seldom is a lower bound: no estimate goes below it. Where memory ran out at what was leased, or at
     more than is believed to be needed, `MORE` times as much is taken.
 
     Args:
@@ -166,9 +168,16 @@ def estimate(
     return Estimate(belief, source, seen)
 
 
+def seen_enough(looks: int, last: float | None, started: float | None, ended: float | None) -> bool:
+    """Whether an attempt was looked at so often, and until so late, that its peak was seen; times in seconds."""
+    if looks < LOOKS_ENOUGH or last is None or started is None or ended is None:
+        return False
+    return last - started >= LATE_ENOUGH * (ended - started)
+
+
 def measured(known: Iterable[Used]) -> int | None:
-    """The highest peak of attempts that did all their work, in MiB; None if there is none."""
-    return max((u.peak_mb for u in known if u.peak_mb and u.done and u.seconds >= LONG_ENOUGH_SECONDS), default=None)
+    """The highest peak of attempts whose peaks are to be believed, in MiB; None if there is none."""
+    return max((u.peak_mb for u in known if u.peak_mb and u.whole), default=None)
 
 
 def compare(past: Iterable[Used], declared: int | None) -> list[Compared]:
@@ -213,21 +222,21 @@ def hint_of(declared: int | None, leased: int | None, used: int | None) -> str:
 
 
 def used_of(row: Mapping[str, Any], matters: Collection[str] | None = None) -> Used:
-    """One attempt from its row in the ledger: spec, state, vram_mb, vram_source, vram_peak_mb, times, signature.
+    """One attempt from its row in the ledger.
 
     Args:
-        row: of the table of attempts.
+        row: spec, state, signature, started_at, ended_at, vram_mb, vram_source, vram_peak_mb of the attempt; looks, how
+            often it was seen on its GPU, and last_look, when that was last (0 and None where that is not known).
         matters: as for `shape_of`.
     """
     spec = row["spec"]
-    started, ended = row["started_at"], row["ended_at"]
     return Used(
         shape=shape_of(spec["params"], len(spec["gpus"]), spec["changes"], matters),
         vram_mb=row["vram_mb"],
         peak_mb=row["vram_peak_mb"],
-        done=row["state"] == "done",
+        whole=row["state"] == "done"
+        and seen_enough(row["looks"], row["last_look"], row["started_at"], row["ended_at"]),
         oom=row["signature"] == "cuda_oom",
-        seconds=ended - started if started and ended else 0.0,
         source=row["vram_source"],
     )
 

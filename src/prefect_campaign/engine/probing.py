@@ -22,7 +22,7 @@ from prefect_campaign.ledger.campaigns import CampaignRow
 from prefect_campaign.ledger.leases import Claim
 from prefect_campaign.ledger.location import Home
 from prefect_campaign.ledger.reading import Reader
-from prefect_campaign.model.errors import Fenced, Refused, Transient, Unknown
+from prefect_campaign.model.errors import Fenced, Refused, Transient
 from prefect_campaign.model.ids import digest, token
 from prefect_campaign.model.records import AttemptSpec, ExperimentView, Handle
 from prefect_campaign.model.spec import Campaign
@@ -33,8 +33,7 @@ LIMIT_SECONDS = 600.0
 """A probe that takes longer is stopped."""
 SAMPLE_SECONDS = 0.2
 """How often its memory is looked at on this machine: it may be over soon."""
-FAR_SECONDS = 1.0
-"""The same on other hosts."""
+FAR_SECONDS = 1.0  # the same on other hosts
 
 log = logging.getLogger("prefect_campaign")
 
@@ -58,8 +57,7 @@ class Probe:
     late: bool = False
     """Whether that is because it took too long, which says something about its shape."""
     begun: asyncio.Event = field(default_factory=asyncio.Event)
-    """Set once its job runs, or it is known that it cannot run yet."""
-    task: asyncio.Task[None] | None = None
+    """Set once its job runs, or is known not to be able to run yet."""
 
 
 class Prober:
@@ -87,6 +85,7 @@ class Prober:
         self._results: dict[str, int | None] = {}
         self._open: dict[str, Probe] = {}
         self._begun: list[Probe] = []
+        self._tasks: set[asyncio.Task[None]] = set()
         self._numbers: dict[str, int] = {}
         """How many probes of a key this round had: each has a run dir of its own."""
 
@@ -118,8 +117,7 @@ class Prober:
         """
         begun = []
         for view, shape, place in wanted:
-            key = self._key(shape)
-            number = self._numbers.get(key, 0)
+            number = self._numbers.get(key := self._key(shape), 0)
             spec = replace(self._spec(view, key, number), host=place.host, gpus=place.devices)
             claim = Claim(place.host, place.devices, spec.token)
             probes.begin(connection, self._row.id, view.exp_id, claim, {"key": key, "spec": vars(spec)}, now)
@@ -132,8 +130,9 @@ class Prober:
 
     @property
     def running(self) -> int:
-        """How many are under way."""
-        return len(self._open)
+        """How many are under way and worth waiting for; one that cannot be stopped, on a host that is away, is not."""
+        now = self._hold.now()
+        return sum(now - one.since < 2 * LIMIT_SECONDS for one in self._open.values())
 
     def adopt(self, *, stop: str = "") -> None:
         """Read what earlier probes have shown, and go on with those that are not over.
@@ -152,10 +151,10 @@ class Prober:
                 spec = spec_from(row["data"]["spec"])
                 left[spec.token] = Probe(key, spec, row["exp_id"], campaign_id, row["at"])
                 self._numbers[key] = self._numbers.get(key, 0) + (campaign_id == self._row.id)
-            elif row["kind"] == probes.SEEN:
+            elif row["kind"] == probes.SEEN and row["data"]["token"] in left:
                 left[row["data"]["token"]].peak = row["data"]["peak"]
-            else:
-                del left[row["data"]["token"]]
+            elif row["kind"] == probes.ENDED:
+                left.pop(row["data"]["token"], None)
                 if not row["data"]["stopped"]:
                     self._results[key] = row["data"]["peak"]
         for one in left.values():
@@ -167,7 +166,9 @@ class Prober:
         """Start what was begun."""
         for one in self._begun:
             self._open[one.key] = one
-            one.task = asyncio.create_task(self._run(one))
+            task = asyncio.create_task(self._run(one))
+            self._tasks.add(task)
+            task.add_done_callback(self._tasks.discard)
         self._begun = []
 
     async def settle(self) -> None:
@@ -176,18 +177,15 @@ class Prober:
 
     async def cancel_all(self, why: str) -> None:
         """Stop all of them."""
-        tasks = [one.task for one in self._open.values() if one.task is not None]
         for one in self._open.values():
             one.stop = why
-        await asyncio.gather(*tasks, return_exceptions=True)
+        await asyncio.gather(*self._tasks, return_exceptions=True)
 
     async def close(self) -> None:
         """Stop watching; what runs goes on, and whoever drives the campaign next finds it by its token."""
-        tasks = [one.task for one in self._open.values() if one.task is not None]
-        for task in tasks:
+        for task in self._tasks:
             task.cancel()
-        if tasks:
-            await asyncio.wait(tasks, timeout=5)
+        await asyncio.gather(*self._tasks, return_exceptions=True)
 
     # -- one probe ----------------------------------------------------------------------------------------------
 
@@ -198,9 +196,9 @@ class Prober:
                 pause = SAMPLE_SECONDS if self._is_here(one.spec.host) else FAR_SECONDS
                 try:
                     failure = await self._step(one)
-                except Refused as error:
-                    failure = str(error)
-                except (Transient, Unknown, OSError) as error:
+                except Fenced:
+                    raise
+                except Exception as error:  # whatever it is: the job may run, so its lease stays until it is over
                     pause = POLL_SECONDS
                     if str(error) != said:
                         log.warning("%s: cannot go on now: %s", one.spec.token, said := str(error))
@@ -219,10 +217,10 @@ class Prober:
         Raises:
             Transient: not now.
             Unknown: it may have been started: look again.
-            Refused: it cannot be run.
         """
         if not one.stop and self._hold.now() - one.since > LIMIT_SECONDS:
             one.late, one.stop = True, f"took more than {LIMIT_SECONDS / 60:g} minutes"
+            self._results[one.key] = None  # the shape need not wait until it can be stopped
         if one.handle is None:
             one.handle = await self._launcher.find(one.spec)
         if one.handle is None:
@@ -234,7 +232,10 @@ class Prober:
                 taken = busy(gpus[uuid], [run_key(one.spec.run_dir)]) if uuid in gpus else f"{uuid} is gone"
                 if view.problem or taken:
                     raise Transient(view.problem or taken)
-            one.handle = await self._launcher.submit(one.spec)
+            try:
+                one.handle = await self._launcher.submit(one.spec)
+            except Refused as error:
+                return str(error)
         else:
             await self._look(one)
         seen = (await self._launcher.observe([(one.spec, one.handle)]))[one.spec.token]

@@ -1,11 +1,22 @@
 """GPU memory of one campaign: what its experiments are said to need, and what they are seen to take."""
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from functools import partial
 from typing import Any
 
 from sqlalchemy import Connection
 
-from prefect_campaign.decide.vram import Estimate, Shape, Used, estimate, hint_of, measured, shape_of, used_of
+from prefect_campaign.decide.vram import (
+    Estimate,
+    Shape,
+    Used,
+    estimate,
+    hint_of,
+    measured,
+    seen_enough,
+    shape_of,
+    used_of,
+)
 from prefect_campaign.decide.vram_formula import by_formula
 from prefect_campaign.engine.batch import Batch
 from prefect_campaign.engine.hold import Hold
@@ -14,7 +25,7 @@ from prefect_campaign.engine.memory import memory_of, same_command
 from prefect_campaign.engine.probing import Prober
 from prefect_campaign.ledger import vram
 from prefect_campaign.ledger.campaigns import CampaignRow
-from prefect_campaign.ledger.events import add_events, event
+from prefect_campaign.ledger.events import add_events
 from prefect_campaign.ledger.experiments import Outcome
 from prefect_campaign.ledger.reading import Reader
 from prefect_campaign.model.devices import HostView
@@ -55,7 +66,10 @@ class Vram:
         self._live: dict[str, AttemptSpec] = {}
         self._peaks: dict[str, int] = {}
         self._written: dict[str, int] = {}
-        self._over: list[tuple[AttemptSpec, int | None]] = []
+        self._looks: dict[str, int] = {}
+        """How often each was seen on a GPU, by this process."""
+        self._last_look: dict[str, float] = {}
+        self._over: list[tuple[AttemptSpec, Callable[[float], dict[str, Any]]]] = []
 
     def load(self) -> None:
         """Read what earlier attempts took."""
@@ -119,6 +133,9 @@ class Vram:
             # Only where it has a lease: another ledger may have an attempt whose run dir ends alike.
             on = (gpus[spec.host, uuid] for uuid in spec.gpus if (spec.host, uuid) in gpus)
             most = max((memory_of(gpu, spec.run_dir) or 0 for gpu in on), default=0)
+            if most:
+                self._looks[token] = self._looks.get(token, 0) + 1
+                self._last_look[token] = self._hold.now()
             if most > self._peaks.get(token, 0):
                 self._peaks[token] = most
 
@@ -130,23 +147,20 @@ class Vram:
         shape = shape_of(spec.params, len(spec.gpus), spec.changes, self._wanted.vram_params)
         if not shape.changes:
             self._planned[spec.exp_id] = shape
-        used = Used(
-            shape,
-            spec.vram_mb,
-            peak,
-            done=outcome.attempt_state == AttemptState.DONE,
-            oom=outcome.diagnosis is not None and outcome.diagnosis.signature == "cuda_oom",
-            seconds=outcome.ended_at - outcome.started_at if outcome.started_at else 0.0,
-        )
+        looks, last = self._looks.pop(spec.token, 0), self._last_look.pop(spec.token, None)
+        done = outcome.attempt_state == AttemptState.DONE
+        oom = outcome.diagnosis is not None and outcome.diagnosis.signature == "cuda_oom"
+        whole = done and seen_enough(looks, last, outcome.started_at, outcome.ended_at)
+        used = Used(shape, spec.vram_mb, peak, whole=whole, oom=oom)
         self._past.setdefault(shape, []).append(used)
-        self._over.append((spec, peak))
+        self._over.append((spec, partial(self._compared, spec, peak, looks, last)))
 
     def record(self, connection: Connection, now: float) -> None:
         """Write down the peaks, and of attempts that are over how they compare, in the transaction that closes them."""
         vram.record_peaks(connection, {t: mb for t, mb in self._peaks.items() if mb > self._written.get(t, 0)})
         self._written |= self._peaks
         over, self._over = self._over, []
-        add_events(connection, [self._comparison(spec, peak, now) for spec, peak in over])
+        add_events(connection, [event(now) for _, event in over])
         for spec, _ in over:
             self._peaks.pop(spec.token, None)
             self._written.pop(spec.token, None)
@@ -159,9 +173,12 @@ class Vram:
             with self._hold.write() as connection:
                 self.record(connection, now)
 
-    def _comparison(self, spec: AttemptSpec, used: int | None, now: float) -> dict[str, Any]:
+    def _compared(
+        self, spec: AttemptSpec, used: int | None, looks: int, last: float | None, now: float
+    ) -> dict[str, Any]:
+        declared = self._wanted.declared_mb
         leased = "a whole GPU" if spec.vram_mb is None else f"{spec.vram_mb} MiB"
         taken = "not seen on it" if used is None else f"used {used} MiB"
-        why = hint_of(self._wanted.declared_mb, spec.vram_mb, used) or f"leased {leased}, {taken}"
-        data = {"attempt": spec.attempt, "declared": self._wanted.declared_mb, "leased": spec.vram_mb, "used": used}
-        return event(self._hold.campaign_id, now, "dispatcher", "vram", why=why, exp_id=spec.exp_id, data=data)
+        why = hint_of(declared, spec.vram_mb, used) or f"leased {leased}, {taken}"
+        data = {"declared": declared, "leased": spec.vram_mb, "used": used}
+        return vram.compared(self._hold.campaign_id, spec, why, data, looks, last, now)

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from prefect_campaign.decide.vram import (
-    LONG_ENOUGH_SECONDS,
+    LOOKS_ENOUGH,
     MORE,
     Estimate,
     Shape,
@@ -15,6 +15,7 @@ from prefect_campaign.decide.vram import (
     compare,
     estimate,
     hint_of,
+    seen_enough,
     shape_of,
     used_of,
 )
@@ -24,11 +25,11 @@ HALF = shape_of({"method": "ours", "batch_size": 32}, 1, ("batch_size 64 -> 32, 
 
 
 def done(peak: int | None, leased: int | None = None, **changes: object) -> Used:
-    return Used(SHAPE, leased, peak, done=True, seconds=LONG_ENOUGH_SECONDS, **changes)  # type: ignore[arg-type]
+    return Used(SHAPE, leased, peak, whole=True, **changes)  # type: ignore[arg-type]
 
 
 def oom(leased: int | None, peak: int | None = None) -> Used:
-    return Used(SHAPE, leased, peak, oom=True, seconds=60)
+    return Used(SHAPE, leased, peak, oom=True)
 
 
 @pytest.mark.parametrize(
@@ -77,10 +78,10 @@ def test_the_number_of_gpus_and_what_fixes_changed_are_part_of_the_shape() -> No
         ([done(3000), done(3500)], {"declared": 9000, "probed": 4000}, Estimate(3500, "measured", 3500)),
         ([done(12000)], {"declared": 9000}, Estimate(12000, "measured", 12000)),
         ([done(None)], {"declared": 9000}, Estimate(9000, "user")),
-        # Over too soon, failed: that much it needs, but perhaps not only that much.
-        ([Used(SHAPE, None, 3000, done=True, seconds=1)], {"declared": 9000}, Estimate(9000, "user", 3000)),
-        ([Used(SHAPE, None, 3000, seconds=999)], {"declared": 2000}, Estimate(3000, "measured", 3000)),
-        ([Used(SHAPE, None, 3000, seconds=999)], {}, Estimate(None, "none", 3000)),
+        # Failed, or seen too seldom: that much it needs, but perhaps not only that much.
+        ([Used(SHAPE, None, 3000)], {"declared": 9000}, Estimate(9000, "user", 3000)),
+        ([Used(SHAPE, None, 3000)], {"declared": 2000}, Estimate(3000, "measured", 3000)),
+        ([Used(SHAPE, None, 3000)], {}, Estimate(None, "none", 3000)),
         ([done(3000), Used(SHAPE, None, 5000)], {}, Estimate(5000, "measured", 5000)),
         # Out of memory at what is believed: more. Below it: known already.
         ([oom(4000)], {"declared": 4000}, Estimate(6000, "user+oom")),
@@ -103,7 +104,7 @@ def test_a_changed_attempt_gets_no_more_than_the_one_it_changed_until_it_was_mea
     past = {SHAPE: [done(8000), oom(8000)]}
     assert estimate(HALF, past, base=SHAPE).vram_mb == 12000
     assert estimate(HALF, past).vram_mb is None
-    past[HALF] = [Used(HALF, 12000, 4500, done=True, seconds=60)]
+    past[HALF] = [Used(HALF, 12000, 4500, whole=True)]
     assert estimate(HALF, past, base=SHAPE) == Estimate(4500, "measured", 4500)
     assert estimate(SHAPE, past, base=SHAPE).vram_mb == 12000
 
@@ -114,9 +115,8 @@ attempts = st.builds(
     st.just(SHAPE),
     st.none() | memories,
     st.none() | memories,
-    done=st.booleans(),
+    whole=st.booleans(),
     oom=st.booleans(),
-    seconds=st.sampled_from([0.0, 5.0, 60.0]),
 )
 
 
@@ -169,7 +169,26 @@ def test_shapes_are_compared_by_their_latest_lease_and_their_highest_peak() -> N
 def test_a_row_of_the_ledger_as_what_was_used() -> None:
     spec = {"params": {"lr": 1, "b": 2}, "gpus": ["GPU-a", "GPU-b"], "changes": ["batch 2 -> 1"]}
     row = {"spec": spec, "state": "failed", "signature": "cuda_oom", "started_at": 10.0, "ended_at": 40.0}
-    row |= {"vram_mb": 5, "vram_source": "user", "vram_peak_mb": 7}
+    row |= {"vram_mb": 5, "vram_source": "user", "vram_peak_mb": 7, "looks": 9, "last_look": 39.0}
     shape = Shape((("b", "2"),), 2, ("batch 2 -> 1",))
-    assert used_of(row) == Used(shape, 5, 7, done=False, oom=True, seconds=30.0, source="user")
-    assert used_of({**row, "ended_at": None}).seconds == 0
+    assert used_of(row) == Used(shape, 5, 7, whole=False, oom=True, source="user")
+    assert used_of({**row, "state": "done", "signature": None}).whole
+    assert not used_of({**row, "state": "done", "looks": 0, "last_look": None}).whole
+
+
+@pytest.mark.parametrize(
+    ("looks", "last", "started", "ended", "enough"),
+    [
+        (LOOKS_ENOUGH, 90.0, 0.0, 100.0, True),
+        (LOOKS_ENOUGH, 50.0, 0.0, 100.0, True),
+        (LOOKS_ENOUGH, 49.0, 0.0, 100.0, False),  # nobody looked while it trained
+        (LOOKS_ENOUGH - 1, 90.0, 0.0, 100.0, False),
+        (0, None, 0.0, 100.0, False),
+        (LOOKS_ENOUGH, 90.0, None, 100.0, False),
+        (LOOKS_ENOUGH, 90.0, 0.0, None, False),
+    ],
+)
+def test_a_peak_is_believed_if_the_run_was_seen_enough(
+    looks: int, last: float | None, started: float | None, ended: float | None, enough: bool
+) -> None:
+    assert seen_enough(looks, last, started, ended) is enough

@@ -14,8 +14,8 @@ from prefect_campaign import Stage, Sweep
 from prefect_campaign.decide import vram as deciding
 from prefect_campaign.engine import hosts, planning
 from prefect_campaign.engine.export import export
-from prefect_campaign.engine.setting import register
 from prefect_campaign.engine.memory import memory_of
+from prefect_campaign.engine.setting import register
 from prefect_campaign.launch.process import host_name
 from prefect_campaign.ledger import tables as t
 from prefect_campaign.model.devices import Gpu, GpuProcess
@@ -33,7 +33,8 @@ def eager(monkeypatch: pytest.MonkeyPatch) -> None:
     """GPUs are looked at all the time, and the peak of a job that takes a moment counts."""
     monkeypatch.setattr(hosts, "FRESH_SECONDS", 0.02)
     monkeypatch.setattr(planning, "FRESH_SECONDS", 0.02)
-    monkeypatch.setattr(deciding, "LONG_ENOUGH_SECONDS", 0.0)
+    monkeypatch.setattr(deciding, "LOOKS_ENOUGH", 1)
+    monkeypatch.setattr(deciding, "LATE_ENOUGH", 0.0)
 
 
 def seeds(folder: Path, script: str, count: int = 3, **changes: Any) -> Any:
@@ -189,11 +190,33 @@ async def test_a_peak_outlives_the_dispatcher_that_saw_it(tmp_path: Path, home: 
         return bool(given(lab)) and given(lab)[0][2] == 7000
 
     await interrupted(lab, seen)
-    driver.stop(*jobs(tmp_path).values())
-    (tmp_path / "go").touch()
-    await lab.run()
+    (pid,) = jobs(tmp_path).values()
+    driver.run(driver.uuids[0], pid, 5000)
+    async with lab.open() as dispatcher:
+        run = asyncio.create_task(dispatcher.run())
+        await until(lambda: dispatcher._vram._looks)
+        driver.stop(pid)
+        (tmp_path / "go").touch()
+        await asyncio.wait_for(run, 60)
     assert lab.states == ["done"] * 2
     assert given(lab) == [(None, "none", 7000), (7000, "measured", None)]
+
+
+async def test_a_peak_that_nobody_watched_to_the_end_is_only_a_lower_bound(
+    tmp_path: Path, home: Any, driver: Driver, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(deciding, "LOOKS_ENOUGH", 10_000)
+    driver.set(gpus(1))
+    lab = Lab(seeds(tmp_path, WAITS + REPORT, 2, resources={"vram_mb": 1000}, policy={"max_parallel": 1}))
+
+    async def meanwhile() -> None:
+        await until(lambda: len(jobs(tmp_path)) == 1)
+        await shown(lab, driver, *jobs(tmp_path).values(), 400)
+        (tmp_path / "go").touch()
+
+    await in_background(lab, meanwhile)
+    assert given(lab) == [(1000, "user", 400), (1000, "user", None)]
+    assert given(await Lab(lab.spec, "full").run())[2:] == [(1000, "user", None)] * 2
 
 
 @pytest.mark.parametrize(("command", "expected"), [("sh job.sh {x}", "measured"), ("sh job.sh {x} --wide", "none")])
