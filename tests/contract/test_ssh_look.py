@@ -84,7 +84,7 @@ async def test_a_driver_that_does_not_answer_is_the_hosts_problem(world: World, 
     has_gpus(sshd, text, code)
     view = await look(world.launcher(sshd))
     assert view.gpus == ()
-    assert view.problem.startswith("GPUs cannot be read")
+    assert view.gpu_problem.startswith("GPUs cannot be read")
 
 
 async def test_a_driver_that_hangs_is_given_up(world: World, sshd: Sshd):
@@ -92,7 +92,7 @@ async def test_a_driver_that_hangs_is_given_up(world: World, sshd: Sshd):
     # The time limit is the host's own `timeout`; here it is one that does not wait.
     sshd.program_on_path("timeout", '#!/bin/sh\nshift 3\n"$@" & kill $!\nexit 124\n')
     view = await look(world.launcher(sshd))
-    assert "(124)" in view.problem
+    assert "(124)" in view.gpu_problem
 
 
 async def test_a_reserved_gpu_that_is_not_there_stops_all_of_them(world: World, sshd: Sshd):
