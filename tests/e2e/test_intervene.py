@@ -1,10 +1,15 @@
 """An alert in Prefect: seen as an artifact with a link to its form, and answered by deployment ``intervene/answer``."""
 
+import os
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
+from driver import Driver, gpus
 from e2e.browser import PATIENCE, page
+from e2e.world import PATIENCE as PATIENCE_SECONDS
 from e2e.world import Json, World, until
 from playwright.sync_api import Locator, Page, expect
 
@@ -44,9 +49,9 @@ def alert(world: World, name: str) -> Json:
 def artifact(world: World, name: str) -> str:
     """What the run that watches shows of the alerts of a campaign."""
     world.python(SHOW.format(name=name))
-    found = world.prefect("/artifacts/filter", {"artifacts": {"key": {"any_": [f"{name}-alerts"]}}})
-    assert all(one["flow_run_id"] for one in found)
-    return str(max(found, key=lambda one: one["created"])["data"])
+    shown = artifacts(world, name)
+    assert all(one["flow_run_id"] for one in shown)
+    return str(shown[-1]["data"])
 
 
 class TestServed:
@@ -95,3 +100,56 @@ class TestServed:
 def field(page: Page, label: str) -> Locator:
     """One field of the form, by its label."""
     return page.locator(".schema-form-property", has=page.get_by_text(label, exact=True)).last
+
+
+IMPATIENT = """
+import sys
+from prefect_campaign.engine import preflight
+preflight.ALERT_SECONDS, preflight.POLL_SECONDS = 1.0, 0.5
+from prefect_campaign.cli.main import main
+sys.argv = ["campaign", "resume", "tiny", "--approve", "CONTINUE", "--by", "me"]
+main()
+"""
+
+
+def test_a_gpu_that_another_took_is_asked_about_and_used_when_a_person_says_so(world: World, driver: Driver) -> None:
+    driver.set(gpus(1))
+    spec = world.spec(resources={"gpus": 1, "vram_mb": 1000})
+    world.start("run", spec, "--approve", "CONTINUE", "--by", "me", **driver.env, CAMPAIGN_CRASH_AT="intent_recorded")
+    until(lambda: world.attempts(), "an attempt has the GPU", world.hint)
+    world.started[-1].wait(timeout=PATIENCE_SECONDS)
+    driver.run(driver.uuids[0], pid=os.getpid(), used_mb=800)  # between placing and starting
+    with (world.folder / "resume.log").open("wb") as log:
+        process = subprocess.Popen(
+            [sys.executable, "-c", IMPATIENT],
+            cwd=world.folder,
+            env={**world.environment, **driver.env},
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=log,
+            start_new_session=True,
+        )
+    world.started.append(process)
+
+    until(lambda: world.rows("SELECT * FROM alerts"), "people are asked", world.hint)
+    (number,) = (row["id"] for row in world.rows("SELECT id FROM alerts"))
+    shown = until(lambda: artifacts(world, "tiny"), "the run that watches shows it", world.hint)
+    assert f"## Alert {number}" in shown[-1]["data"]
+    assert world.prefect(f"/flow_runs/{shown[-1]['flow_run_id']}")["name"] == "tiny: minimal"
+    until(lambda: f"campaign answer {number} 'Continue anyway'" in world.said("resume"), "the terminal says so")
+    assert f"campaign answer {number} 'Continue anyway'" in world.campaign("status", "tiny").out
+    assert [state for _, _, state in world.attempts()] == ["launching"]
+
+    world.campaign("answer", str(number), "continue", "--by", "Ann")
+    until(lambda: "launching" not in [s for _, _, s in world.attempts()][:1], "it starts beside the other", world.hint)
+    driver.stop(os.getpid())
+    assert process.wait(timeout=PATIENCE_SECONDS) == 0, world.hint()
+    assert world.states("full") == ["done", "done"]
+    assert "Continue anyway by Ann: started" in world.campaign("alerts").out
+    assert "Continue anyway by Ann: started" in artifacts(world, "tiny")[-1]["data"]
+
+
+def artifacts(world: World, name: str) -> list[Json]:
+    """What was shown of the alerts of a campaign, oldest first."""
+    found = world.prefect("/artifacts/filter", {"artifacts": {"key": {"any_": [f"{name}-alerts"]}}})
+    return sorted(found, key=lambda one: one["created"])

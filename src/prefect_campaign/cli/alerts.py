@@ -47,7 +47,7 @@ def show_alerts(name: str, *, as_json: bool) -> None:
         console.print(f"and {len(others) - SHOWN} older ones; --json has all", style="dim")
     offered = dict.fromkeys(choice for one in waiting if one.state == OPEN for choice in one.choices)
     if offered:
-        console.print("\nanswer by: campaign answer ID CHOICE --by WHO   (CHOICE: its words or its number)")
+        console.print("\nanswer by: campaign answer ID CHOICE --by WHO   (CHOICE: words or number)")
     for choice in offered:
         console.print(Text(f"{choice}: {MEANING[choice]}" if choice in MEANING else choice, style="dim"))
 
