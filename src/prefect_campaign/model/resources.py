@@ -1,8 +1,9 @@
 """What one experiment needs of a machine."""
 
-from typing import Annotated, Literal, Self
+import shlex
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 
 class Model(BaseModel):
@@ -74,6 +75,12 @@ class Resources(Model):
     memory_mb: int | None = Field(default=None, ge=1)
     time_minutes: float | None = Field(default=None, gt=0, description="An attempt that runs longer is stopped.")
     expected_minutes: float | None = Field(default=None, gt=0, description="Of a full experiment, where known.")
+
+    @field_validator("probe", mode="before")
+    @classmethod
+    def _words(cls, value: Any) -> Any:
+        """One text is split like a command: ``probe: --max-samples 2``."""
+        return shlex.split(value) if isinstance(value, str) else value
 
     @property
     def declared_mb(self) -> int | None:
