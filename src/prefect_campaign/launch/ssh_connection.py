@@ -192,6 +192,9 @@ class Connection:
             new = link.with_name(f"{link.name}.{os.getpid()}.{secrets.token_hex(4)}")
             new.symlink_to(target)
             new.replace(link)
+            for other in link.parent.glob("f-*"):
+                if not other.exists():  # leads to a file that is gone
+                    other.unlink(missing_ok=True)
         return link
 
     def _socket(self) -> str:
