@@ -5,7 +5,6 @@ import json
 import logging
 import shlex
 from collections.abc import Sequence
-from contextlib import suppress
 from urllib.parse import quote
 
 from prefect.artifacts import acreate_markdown_artifact
@@ -18,11 +17,9 @@ from prefect_campaign.engine.setting import Setting
 from prefect_campaign.ledger.alert_list import DONE, MEANING, OPEN, WAITING, AlertView, open_words, recent_alerts
 from prefect_campaign.ledger.reading import Reader
 from prefect_campaign.model.clock import iso
-from prefect_campaign.model.errors import Transient
 from prefect_campaign.model.text import printable
 from prefect_campaign.results.text import code, markdown
 from prefect_campaign.tasks.publish import artifact_key
-from prefect_campaign.tasks.waiting import UNREACHED
 
 DEPLOYMENT = "intervene/answer"
 LOOK_SECONDS = 5.0
@@ -38,6 +35,7 @@ class AlertBoard:
     def __init__(self, setting: Setting) -> None:
         self._setting = setting
         self._shown: list[AlertView] = []
+        self._trouble = ""
         self._told: set[tuple[int, str, str | None]] = set()
 
     async def run(self) -> None:
@@ -47,9 +45,13 @@ class AlertBoard:
             await asyncio.sleep(LOOK_SECONDS)
 
     async def try_look(self) -> None:
-        """Look; what trouble with Prefect or a busy ledger keeps from being shown now, the next look shows."""
-        with suppress(Transient, *UNREACHED):
+        """Look; what trouble with Prefect or the ledger keeps from being shown now, the next look shows."""
+        try:
             await self.look()
+        except Exception as error:  # watching goes on, whatever happens to what is shown of it
+            if str(error) != self._trouble:
+                _log().warning("alerts could not be shown in Prefect: %s; trying again", error)
+            self._trouble = str(error)
 
     async def look(self) -> None:
         """Show what is new since the last look; nothing is shown while nobody was ever asked."""

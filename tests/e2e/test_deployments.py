@@ -6,6 +6,7 @@ import signal
 from pathlib import Path
 
 import pytest
+from e2e.conftest import DEPLOYMENTS
 from e2e.world import BIN, World, until
 
 pytestmark = pytest.mark.e2e
@@ -80,7 +81,7 @@ def test_a_worker_of_ones_own(world: World) -> None:
         "sh", "-c", f"cd {checkout} && {prefect} --no-prompt deploy --prefect-file deployments/prefect.yaml --all"
     )
     assert done.code == 0, done.out + done.err
-    for name in ("campaign/pilot", "campaign/full", "monitor/monitor"):
+    for name in DEPLOYMENTS:
         assert world.deployment(name)["work_pool_name"] == "campaign"
     assert world.deployment("monitor/monitor")["schedules"][0]["schedule"]["interval"] == 300
 

@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from sqlalchemy import Connection, Select, select, update
+from sqlalchemy import ColumnElement, Connection, Select, select, update
 from sqlalchemy.dialects import postgresql, sqlite
 
 from prefect_campaign.ledger import tables as t
@@ -72,8 +72,11 @@ def raise_alert(
     now: float,
     severity: str = "warning",
 ) -> bool:
-    """Put a question to people, once per attempt and syndrome; False if it was put already."""
-    return add_alert(
+    """Put a question to people; False if they are asked already.
+
+    A question that was settled is put anew, without its old answer: that was about another moment.
+    """
+    new = add_alert(
         connection,
         campaign_id,
         exp_id,
@@ -85,6 +88,11 @@ def raise_alert(
         effect=None,
         created_at=now,
     )
+    if new:
+        return True
+    anew = {"message": message, "created_at": now, "effect": None, "answer": None, "answered_by": None}
+    again = update(t.alerts).where(*_key(campaign_id, exp_id, attempt, syndrome), t.alerts.c.effect.is_not(None))
+    return bool(connection.execute(again.values(**anew)).rowcount)
 
 
 def asked_at(connection: Connection, campaign_id: int, exp_id: str, attempt: int, *, syndrome: str) -> float | None:
@@ -141,27 +149,16 @@ def answer(connection: Connection, alert_id: int, choice: str, *, by: str, now: 
 
 def settle(connection: Connection, campaign_id: int, exp_id: str, attempt: int, *, syndrome: str, effect: str) -> None:
     """What was done about it in the end; nothing is asked any more."""
-    table = t.alerts
-    connection.execute(
-        update(table)
-        .where(
-            table.c.campaign_id == campaign_id,
-            table.c.exp_id == exp_id,
-            table.c.attempt == attempt,
-            table.c.syndrome == syndrome,
-        )
-        .values(effect=effect)
-    )
+    connection.execute(update(t.alerts).where(*_key(campaign_id, exp_id, attempt, syndrome)).values(effect=effect))
 
 
 def _one(campaign_id: int, exp_id: str, attempt: int, syndrome: str) -> Select[Any]:
-    table = t.alerts
-    return select(table).where(
-        table.c.campaign_id == campaign_id,
-        table.c.exp_id == exp_id,
-        table.c.attempt == attempt,
-        table.c.syndrome == syndrome,
-    )
+    return select(t.alerts).where(*_key(campaign_id, exp_id, attempt, syndrome))
+
+
+def _key(campaign_id: int, exp_id: str, attempt: int, syndrome: str) -> tuple[ColumnElement[bool], ...]:
+    a = t.alerts.c
+    return a.campaign_id == campaign_id, a.exp_id == exp_id, a.attempt == attempt, a.syndrome == syndrome
 
 
 def _attempt_is_over(connection: Connection, row: Mapping[str, Any]) -> bool:

@@ -153,6 +153,17 @@ def test_raised_by_many_at_once_it_is_there_once(setting: Setting) -> None:
     assert len(rows(setting)) == 1
 
 
+def test_a_settled_question_is_put_anew_without_its_old_answer(setting: Setting) -> None:
+    ask(setting)
+    answer(setting, "1")
+    ask(setting)  # as it is asked already, the answer stays
+    assert answer_on_record(setting) == ("Continue anyway", "ann")
+    settle(setting, "start")
+    assert ask(setting) == 1
+    assert states(setting) == [(1, "open")]
+    assert answer_on_record(setting) == (None, None)
+
+
 def test_postgresql_is_told_to_let_the_first_one_stand() -> None:
     statement = postgresql.insert(t.alerts).values(exp_id="e").on_conflict_do_nothing().returning(t.alerts.c.id)
     assert "ON CONFLICT DO NOTHING RETURNING" in str(statement.compile(dialect=postgresql.dialect()))

@@ -1,5 +1,6 @@
 """Alerts in Prefect, as far as no server is needed: the text, and that the form offers what the ledger takes."""
 
+import asyncio
 import typing
 
 import pytest
@@ -12,7 +13,8 @@ from prefect_campaign.ledger.alerts import ANYWAY, ELSEWHERE, STOP
 from prefect_campaign.ledger.location import Home
 from prefect_campaign.ledger.reading import Reader
 from prefect_campaign.model.errors import Refused
-from prefect_campaign.tasks.alerts import to_markdown
+from prefect_campaign.tasks import alerts as board_module
+from prefect_campaign.tasks.alerts import AlertBoard, to_markdown
 
 
 @pytest.fixture
@@ -50,6 +52,35 @@ def test_what_was_done_is_told(setting: Setting) -> None:
     settle(setting, "elsewhere")
     assert "Nothing waits for an answer." in text(setting)
     assert "went to another GPU" in text(setting)
+
+
+async def test_trouble_with_prefect_is_said_once_and_shown_later(
+    setting: Setting, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    shown: list[str] = []
+    broken = [True, True, False, False]
+
+    async def artifact(markdown: str, **_: str) -> None:
+        if broken.pop(0):
+            raise ConnectionError("no server")
+        shown.append(markdown)
+
+    monkeypatch.setattr(board_module, "acreate_markdown_artifact", artifact)
+    monkeypatch.setattr(board_module, "_form_url", lambda found: asyncio.sleep(0, ""))
+    board = AlertBoard(setting)
+    tell(setting)
+    await board.try_look()
+    assert broken == [True, True, False, False]  # nobody was ever asked: nothing to show
+    ask(setting)
+    for _ in range(5):
+        await board.try_look()
+    assert caplog.text.count("could not be shown") == 1
+    assert caplog.text.count("To answer: run deployment intervene/answer") == 1
+    assert len(shown) == 1
+    settle(setting, "start")
+    await board.try_look()
+    await board.try_look()
+    assert [("started" in one) for one in shown] == [False, True]
 
 
 @pytest.mark.parametrize(("alert", "problem"), [(1, "asks nothing any more"), (7, "alert 7: there is none")])
