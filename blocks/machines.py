@@ -30,6 +30,10 @@ class LocalMachine(Block):
         default=1.0, gt=0, description="How long an experiment takes here, as a multiple of the reference machine."
     )
 
+    tmux: bool = Field(default=False, description="Run inside tmux, so that a person can attach and look on.")
+
     def launcher(self) -> LocalLauncher:
         """The launcher for this machine."""
-        return LocalLauncher(slots=self.slots, reserve=self.reserve, keep_free=self.keep_free, factor=self.factor)
+        return LocalLauncher(
+            slots=self.slots, reserve=self.reserve, keep_free=self.keep_free, factor=self.factor, tmux=self.tmux
+        )
