@@ -8,6 +8,7 @@ from prefect_campaign.engine.attempts import spec_from
 from prefect_campaign.engine.away import Away
 from prefect_campaign.engine.batch import Batch
 from prefect_campaign.engine.ends import AttemptEnd, Ends
+from prefect_campaign.engine.environment import Environment
 from prefect_campaign.engine.hold import Hold, holding
 from prefect_campaign.engine.hosts import Hosts
 from prefect_campaign.engine.outcomes import conclude
@@ -62,6 +63,7 @@ class Dispatcher:
         self._watch = Watch(hold, campaign, launcher)
         self._away = Away(hold, launcher, self._watch, campaign.policy.retry_hours * 3600)
         self._reclaim = Reclaim(hold, self._hosts, launcher)
+        self._environment = Environment(hold, home, campaign, row, launcher, self._hosts, self._batch, self._vram)
         self._hosts.on_news = self._watch.woken.set
         self._preflight = Preflight(hold, self._hosts, self._planner.fits_elsewhere, self._watch.woken.set)
         self._starter = Starter(hold, campaign, launcher, self._batch, self._preflight)
@@ -101,6 +103,7 @@ class Dispatcher:
         """
         self._next_look = 0.0
         await self._round()
+        await self._environment.settle()
         await self._prober.settle()
         await self._watch.settle()
         await self._watch.seek_ends()
@@ -136,16 +139,14 @@ class Dispatcher:
     async def cancel_all(self, why: str) -> None:
         """Stop every live attempt of this campaign, and nothing else."""
         await self._prober.cancel_all(why)
+        await self._environment.cancel_all()
         await self._watch.stop_all(Diagnosis("cancelled", why, "asked by a person"))
 
     async def close(self) -> None:
         """Stop watching; what runs goes on."""
-        await self._prober.close()
-        await self._preflight.close()
-        await self._away.close()
-        await self._reclaim.close()
-        await self._hosts.close()
-        await self._watch.close()
+        beside = self._environment, self._prober, self._preflight, self._away, self._reclaim
+        for one in (*beside, self._hosts, self._watch):
+            await one.close()
 
     # -- a round, and its one transaction -----------------------------------------------------------------------
 
@@ -154,6 +155,7 @@ class Dispatcher:
         for live, outcome in concluded:
             self._batch.ended(live.spec, outcome)
             self._vram.ended(live.spec, outcome)
+        await self._environment.look(self._hold.now())
         off = self._planner.call_off(early_stop=bool(concluded))
         intents = self._record(concluded, off)
         self._prober.step()

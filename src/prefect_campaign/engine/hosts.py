@@ -36,7 +36,15 @@ class Hosts:
         """Called in the event loop when a look in the background is over."""
         self.on_seen: Callable[[Sequence[HostView]], None] = lambda views: None
         """Called with what every look has shown."""
+        self.seen: tuple[HostView, ...] = ()
+        """As they are."""
         self.views: tuple[HostView, ...] = ()
+        """The same for placement: a host that must not be used now has the reason as its problem."""
+        self.failed: Mapping[str, str] = {}
+        """Host -> why it is not fit for the campaign's experiments: waiting for it would be in vain."""
+        self.hopeless = ""
+        """Why no host will ever run one; empty if any may."""
+        self._shut: Mapping[str, str] = {}
         self.extra: Mapping[tuple[str, str], int] = {}
         """(host, UUID) -> MiB that others' processes have shown at their peak, beyond what they use now."""
         self._launcher = launcher
@@ -51,10 +59,10 @@ class Hosts:
         seen = await self._launcher.look()
         if self._slots is not None and len(seen) == 1:
             seen = [dataclasses.replace(seen[0], slots=self._slots)]
-        self.views = tuple(seen)
-        self.extra = self._peaks.seen(self.views)
+        self._take_in(tuple(seen))
+        self.extra = self._peaks.seen(self.seen)
         self._seen_at = self._clock()
-        self.on_seen(self.views)
+        self.on_seen(self.seen)
 
     async def look_at(self, host: str) -> HostView:
         """See one host now.
@@ -69,6 +77,11 @@ class Hosts:
             raise Refused(f"host {host!r} is none of the campaign's machines any more")
         self.on_seen((found,))
         return found
+
+    def shut(self, why: Mapping[str, str], failed: Mapping[str, str], hopeless: str) -> None:
+        """Say which hosts must not be used now, which of them never, and whether that leaves none."""
+        self._shut, self.failed, self.hopeless = why, failed, hopeless
+        self._take_in(self.seen)
 
     def refresh(self) -> None:
         """Look again beside everything else, unless that is under way or was just done."""
@@ -114,13 +127,20 @@ class Hosts:
             self._looking.cancel()
             await asyncio.wait([self._looking], timeout=5)
 
+    def _take_in(self, seen: tuple[HostView, ...]) -> None:
+        self.seen = seen
+        self.views = tuple(
+            dataclasses.replace(v, problem=self._shut[v.host]) if v.host in self._shut and not v.problem else v
+            for v in seen
+        )
+
     async def _look_beside(self) -> None:
         try:
             await self.look()
         except Exception as error:  # a look that fails must not end the watching; old views grow stale
             log.warning("hosts could not be looked at: %s", error)
             if self._clock() - self._seen_at > STALE_SECONDS:
-                self.views = tuple(dataclasses.replace(v, problem=f"not seen: {error}") for v in self.views)
+                self._take_in(tuple(dataclasses.replace(v, problem=f"not seen: {error}") for v in self.seen))
         finally:
             self._looking = None
         self.on_news()

@@ -114,11 +114,12 @@ class Planner:
         probed, waiting = self._probed_first(due)
         wanted = {e: self._demand(e, left, probed=e in probed) for e in due if e not in waiting}
         demands = [*self._of_others(connection, now), *(demand for demand, _ in wanted.values())]
-        placement = place(demands, self._hosts.views, held, self._rules, now, self._hosts.extra)
+        rules = replace(self._rules, avoid=(*self._rules.avoid, *self._hosts.failed))
+        placement = place(demands, self._hosts.views, held, rules, now, self._hosts.extra)
         probing = f"{len(waiting)} wait for a probe of their memory" if waiting else ""
         self.waits = "; ".join(filter(None, (placement.waits, probing)))
         # A host that cannot be seen now may be the one that has room.
-        seen = all(not v.problem for v in self._hosts.views)
+        seen = all(not v.problem or v.host in self._hosts.failed for v in self._hosts.views)
         self._never = {e: placement.reasons[e] for e in placement.never if e in wanted} if seen else {}
         got = [a for a in placement.assignments if a.exp_id in wanted]
         intents = [
@@ -236,6 +237,8 @@ class Planner:
     def _nowhere(self) -> list[Move]:
         """Those that no machine can ever run: waiting for that would be waiting for ever."""
         never, self._never = self._never, {}
+        if self._hosts.hopeless:
+            never = dict.fromkeys(self._batch.waiting, self._hosts.hopeless)
         return [
             self._batch.called_off(e, ExperimentState.ON_HOLD, why)
             for e, why in never.items()

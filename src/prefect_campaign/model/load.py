@@ -50,11 +50,13 @@ def load_campaign(source: str | Path | dict[str, Any] | Campaign) -> Campaign:
 
 
 def check_command(campaign: Campaign) -> None:
-    """See that the program, its script and the working folder exist on this machine.
+    """See that the program, its script and the working folder exist on this machine, if it may run experiments.
 
     Raises:
         Refused: names the field and what was not found.
     """
+    if not any(name.partition("/")[0] == "local" for name in campaign.launcher):
+        return  # what other machines have is checked there
     workdir = Path(campaign.workdir)
     if not workdir.is_dir():
         raise Refused(f"workdir: {workdir} is not a folder")

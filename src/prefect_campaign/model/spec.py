@@ -134,6 +134,13 @@ class Policy(Model):
     max_experiments: int = Field(default=1000, ge=1)
     budget: Budget = Budget()
     gpus: GpuPolicy = GpuPolicy()
+    dry_run: list[str] | None = Field(
+        default=None,
+        min_length=1,
+        description="Extra arguments with which the command only tries out whether it works; each machine must pass "
+        "that before it gets experiments.",
+        examples=[["--dry-run"]],
+    )
     allow_dirty: bool = Field(
         default=False,
         description="Run the full phase although files in git have local changes; the report says which.",
