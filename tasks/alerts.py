@@ -78,7 +78,7 @@ class AlertBoard:
             how = f"run deployment {DEPLOYMENT}, or `campaign answer {one.id} CHOICE`: {open_words(one.choices)}"
             _log().warning("Alert %d: %s. To answer: %s", one.id, printable(one.message), how)
         else:
-            answered = f"{one.answer} by {one.answered_by}" if one.answer else "no answer"
+            answered = printable(f"{one.answer} by {one.answered_by}") if one.answer else "no answer"
             _log().info("Alert %d: %s; %s", one.id, answered, one.effect or one.state)
 
 

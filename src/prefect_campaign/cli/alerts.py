@@ -96,7 +96,7 @@ def outcome(one: AlertView) -> str:
     """What can be answered, or what became of the alert."""
     if one.state == OPEN:
         return "   ".join(f"{number} {choice}" for number, choice in enumerate(one.choices, 1))
-    answered = f"{one.answer} by {one.answered_by}" if one.answer else ""
+    answered = printable(f"{one.answer} by {one.answered_by}") if one.answer else ""
     if one.state == ANSWERED:
         return f"{answered}; not in effect yet"
     if one.state == LAPSED:

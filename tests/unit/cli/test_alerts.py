@@ -60,6 +60,8 @@ def test_what_waits_is_shown_first_at_every_width(setting: Setting, width: int) 
 
 def test_what_was_done_is_shown(setting: Setting, width: int) -> None:
     number = ask(setting)
+    said("answer", str(number), "stop", "--by", "\x1b[2Jann\n")
+    assert "Stop by [2Jann; not in effect yet" in said("alerts")
     said("answer", str(number), "stop", "--by", "ann")
     assert "Stop by ann; not in effect yet" in said("alerts")
     settle(setting, "stop")
