@@ -96,6 +96,17 @@ def gpus(
 
 
 @app.command()
+def doctor(
+    spec: Annotated[str, typer.Argument(help="Campaign spec whose machines and needs are looked at, too.")] = "",
+    as_json: Annotated[bool, typer.Option("--json", help="For programs; the keys are fixed.")] = False,
+) -> None:
+    """Look at all that campaigns depend on, and say what to do about it; starts and changes nothing."""
+    from prefect_campaign.cli.doctor import show_doctor
+
+    sys.exit(show_doctor(spec, as_json=as_json))
+
+
+@app.command()
 def approve(
     name: Name,
     answer: Annotated[str, typer.Argument(help="CONTINUE, PIVOT or KILL.")],

@@ -50,6 +50,16 @@ def ensure_server(home: Home) -> str:
     return url
 
 
+def known_server(home: Home) -> tuple[str | None, bool]:
+    """URL of the Prefect API that a command would use, and whether it is a setting; nothing is started.
+
+    Returns:
+        None as the URL if none is configured and no embedded server runs.
+    """
+    url = _configured()
+    return (url, True) if url else (_running(home), False)
+
+
 def refuse_silent(url: str | None) -> None:
     """See that a configured server answers, if one is configured.
 
