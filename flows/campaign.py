@@ -40,6 +40,7 @@ from prefect_campaign.results.rollback import write_rollback
 from prefect_campaign.results.synthesis import gate_markdown, synthesis_markdown, write_synthesis
 from prefect_campaign.tasks.gate import ask_until_answered
 from prefect_campaign.tasks.lost_runs import noted_run
+from prefect_campaign.tasks.machines import launcher_of
 from prefect_campaign.tasks.publish import publish_results, publish_text
 from prefect_campaign.tasks.steps import end, enter_full
 from prefect_campaign.tasks.tree import tree_for_full, warn_of_changes
@@ -73,6 +74,9 @@ async def campaign(spec: Spec, phase: Literal["pilot", "full"] = "pilot", new_ro
         What the campaign has come to; see `outcome_of`.
     """
     run_id = runtime.flow_run.id
+
+    if run_id is None or setting_of_run(run_id) is None:
+        (await launcher_of(load_campaign(spec))).close()  # before anything is made: are its machines known?
 
     def take() -> Setting:
         # A run that was suspended starts from the top again, and its spec may have been edited or pivoted meanwhile.

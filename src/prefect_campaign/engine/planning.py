@@ -117,9 +117,11 @@ class Planner:
         rules = replace(self._rules, avoid=(*self._rules.avoid, *self._hosts.failed))
         placement = place(demands, self._hosts.views, held, rules, now, self._hosts.extra)
         probing = f"{len(waiting)} wait for a probe of their memory" if waiting else ""
-        self.waits = "; ".join(filter(None, (placement.waits, probing)))
+        first = next((e for e in wanted if e in placement.reasons), None) if self.wants_gpus else None
+        why = f"{first} {placement.reasons[first]}" if first else ""
+        self.waits = "; ".join(filter(None, (placement.waits, probing, why)))
         # A host that cannot be seen now may be the one that has room.
-        seen = all(not v.problem or v.host in self._hosts.failed for v in self._hosts.views)
+        seen = all(v.host in self._hosts.failed or not (v.problem or v.gpu_problem) for v in self._hosts.views)
         self._never = {e: placement.reasons[e] for e in placement.never if e in wanted} if seen else {}
         got = [a for a in placement.assignments if a.exp_id in wanted]
         intents = [
