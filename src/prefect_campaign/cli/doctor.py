@@ -29,6 +29,7 @@ def show_doctor(spec: str, *, as_json: bool) -> int:
     Raises:
         Refused: the spec is wrong.
     """
+    os.environ.setdefault("DO_NOT_TRACK", "1")  # Prefect's notice is for those who use it
     campaign = _campaign(spec)
     home, console = Home.locate(), Console()
     if as_json or not console.is_terminal:

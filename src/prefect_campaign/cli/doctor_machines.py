@@ -28,6 +28,8 @@ async def machine(block: Block) -> list[Finding]:
     group = f"Machine {block.launcher}"
     try:
         return await (_ssh(group, block.data) if block.launcher.startswith("ssh/") else _local(group, block.data))
+    except CampaignError as error:
+        return [of_error(group, "its block cannot be used", error, otherwise="correct the block")]
     except ValueError as error:  # saved by another release, or by hand
         return [Finding(group, BAD, f"its block cannot be used: {_first_line(error)}", "save the block again")]
 
@@ -42,13 +44,13 @@ async def _local(group: str, data: dict[str, Any]) -> list[Finding]:
 async def _ssh(group: str, data: dict[str, Any]) -> list[Finding]:
     from prefect_campaign.blocks.ssh import SshMachine
 
+    host = SshMachine.model_validate(data).host()
+    at = f"{host.user}@{host.target}" if host.user else host.target
     try:
-        block = SshMachine.model_validate(data)
-        host = block.host()
         seen = await inspect(host)
     except CampaignError as error:
-        return [of_error(group, "cannot be used", error)]
-    at = f"{host.user}@{host.target}" if host.user else host.target
+        port = f" -p {host.port}" if host.port else ""
+        return [of_error(group, "", error, otherwise=f"see that it is up, and that `ssh{port} {at}` works from here")]
     found = [Finding(group, GOOD, f"{host.name} ({at}) can be reached, {seen.view.slots} slots")]
     found += [_root(group, seen), *_programs(group, seen, tmux=host.tmux), *_clock(group, seen)]
     return found + _gpus(group, seen.view)

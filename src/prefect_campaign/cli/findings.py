@@ -53,11 +53,11 @@ async def limited(group: str, what: str, look: Awaitable[Sequence[Finding]]) -> 
         return [Finding(group, BAD, f"{what}: cannot be looked at ({type(error).__name__}: {printable(str(error))})")]
 
 
-def of_error(group: str, what: str, error: CampaignError, level: str = BAD) -> Finding:
-    """An error for people as a finding: what is wrong, and behind the last semicolon what to do."""
+def of_error(group: str, what: str, error: CampaignError, level: str = BAD, otherwise: str = "") -> Finding:
+    """An error for people as a finding: what is wrong, and behind the last semicolon what to do, else `otherwise`."""
     said, _, do = printable(str(error)).rpartition("; ")
     text = said or do
-    return Finding(group, level, text if what in text else f"{what}: {text}", do if said else "")
+    return Finding(group, level, text if what in text else f"{what}: {text}", do if said else otherwise)
 
 
 async def aside(work: Callable[[], T]) -> T:
@@ -118,7 +118,7 @@ def summary(findings: Sequence[Finding]) -> Text:
         return Text("All is well.", style="bold green")
     told = Text()
     if red:
-        told.append(f"{red} must be mended", style="bold red")
+        told.append(f"{red} to mend", style="bold red")
     if yellow:
         told.append(", " if red else "").append(f"{yellow} to look at", style="bold yellow")
     return told.append(".")

@@ -4,13 +4,14 @@ import logging
 from pathlib import Path
 
 from prefect_campaign.decide.vram import compare, used_of
-from prefect_campaign.ledger import campaigns, queries, vram
+from prefect_campaign.ledger import campaigns, host_checks, queries, vram
 from prefect_campaign.ledger.batches import hours_used
 from prefect_campaign.ledger.reading import Reader
 from prefect_campaign.ledger.store import Ledger
 from prefect_campaign.model.errors import Refused
 from prefect_campaign.model.spec import Campaign
 from prefect_campaign.results.all_results import write_all_results
+from prefect_campaign.results.hosts import host_lines
 from prefect_campaign.results.hub import stage_dataset
 from prefect_campaign.results.log import write_experiment_log
 from prefect_campaign.results.plots import write_plots
@@ -41,6 +42,7 @@ def export(ledger: Ledger, campaign: Campaign, folder: Path, *, status: str | No
         curves = queries.curves(reader, row.id)
         gate = queries.gate(reader, row.id)
         hours = hours_used(reader, row.id)
+        checks = host_checks.told_of_round(reader, row.id)
         on_gpus = vram.attempts_of_round(reader, row.id)
         code = " | ".join(queries.code_origins(reader, row.id))
     wanted = campaign.resources
@@ -70,6 +72,7 @@ def export(ledger: Ledger, campaign: Campaign, folder: Path, *, status: str | No
                 "round": row.round,
                 "code_of_the_full_phase": code,
             },
+            hosts=host_lines(checks, views),
             memory=compare((used_of(r, wanted.vram_params) for r in on_gpus), wanted.declared_mb),
         )
     )

@@ -9,6 +9,7 @@ from sqlalchemy import Connection, insert, select, update
 from prefect_campaign.ledger import tables as t
 from prefect_campaign.ledger.campaigns import CampaignRow
 from prefect_campaign.ledger.leases import Claim, Stale, release, take
+from prefect_campaign.ledger.reading import Reader
 
 CHECKING, READY, FAILED = "checking", "ready", "failed"
 EVENT = "host"
@@ -147,6 +148,16 @@ def told(connection: Connection, campaign_id: int, host: str) -> dict[str, Any] 
     e = t.events.c
     query = select(e.data).where(e.campaign_id == campaign_id, e.kind == EVENT).order_by(e.id.desc())
     return next((data for data in connection.execute(query).scalars() if data and data["host"] == host), None)
+
+
+def told_of_round(reader: Reader, campaign_id: int) -> list[dict[str, Any]]:
+    """The same for every host of a round, the one that was told last at the end."""
+    rows = reader.rows(
+        "SELECT data FROM events WHERE campaign_id = :campaign_id AND kind = :kind ORDER BY id",
+        campaign_id=campaign_id,
+        kind=EVENT,
+    )
+    return list({row["data"]["host"]: row["data"] for row in rows if row["data"]}.values())
 
 
 def _change(connection: Connection, row: CheckRow, **values: Any) -> CheckRow:

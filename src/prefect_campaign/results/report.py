@@ -16,6 +16,7 @@ from prefect_campaign.model.records import ExperimentView
 from prefect_campaign.model.spec import Campaign
 from prefect_campaign.model.states import ExperimentState
 from prefect_campaign.results.files import write_text
+from prefect_campaign.results.hosts import HostLine
 from prefect_campaign.results.matrix import design_matrix, leaderboard
 from prefect_campaign.results.select import best_result, current_stage, of_stage, result_stage, stages
 from prefect_campaign.results.statistics import read_significance
@@ -57,6 +58,7 @@ def write_report(
     gate: Mapping[str, Any] | None = None,
     summary: Mapping[str, Any] | None = None,
     memory: Sequence[Compared] = (),
+    hosts: Sequence[HostLine] = (),
 ) -> Path:
     """Write ``report.md`` and ``report.html``; the same input gives the same bytes.
 
@@ -70,12 +72,14 @@ def write_report(
         gate: latest question at the gate: asked_at, answer, by, reason, plan_hash; unknown keys are ignored.
         summary: plan_hash, git_commit, hours (device hours used); any other plain value becomes a line.
         memory: GPU memory of every shape, in MiB; empty where no GPUs were used, and then nothing is said about it.
+        hosts: what came of their checks; empty where there is nothing to tell.
 
     Returns:
         The path of ``report.html``; ``report.md`` lies beside it.
     """
     context = _context(views, campaign, folder, significance, gate or {}, summary or {})
     context["memory"] = {"rows": memory[:MOST_ROWS], "left_out": max(0, len(memory) - MOST_ROWS)}
+    context["hosts"] = hosts
     context["images"] = [
         {"name": p.stem, "link": _link(p, folder)} for p in plots if p.suffix == ".png" and p.is_file()
     ]
