@@ -105,6 +105,9 @@ class Dispatcher:
         await self._round()
         await self._environment.settle()
         await self._prober.settle()
+        await self._round()  # with what these have found
+        await self._preflight.settle()
+        await self._start_checked()
         await self._watch.settle()
         await self._watch.seek_ends()
         if self._watch.some_ended:
@@ -167,8 +170,7 @@ class Dispatcher:
             self._batch.launching(intent.spec)
         for intent in intents:
             self._follow(await self._starter.start(intent.spec))
-        for live in await self._starter.start_checked():
-            self._follow(live)
+        await self._start_checked()
         now = self._hold.now()
         if now >= self._next_look:
             self._next_look = now + LOOK_SECONDS
@@ -240,6 +242,10 @@ class Dispatcher:
         return any(not self._away.given_up(live, now) for live in self._watch.live.values())
 
     # -- small things -------------------------------------------------------------------------------------------
+
+    async def _start_checked(self) -> None:
+        for live in await self._starter.start_checked():
+            self._follow(live)
 
     def _follow(self, live: Live | None) -> None:
         if live is None:

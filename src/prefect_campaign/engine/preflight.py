@@ -73,13 +73,13 @@ class Preflight:
         """When something is to be done next, unless it is under way; seconds since the epoch."""
         return min((w.next_look for w in self._waiting.values() if w.spec.host not in self._looks), default=None)
 
-    def begin(self, spec: AttemptSpec) -> None:
-        """Have an attempt's GPUs looked at."""
+    def begin(self, spec: AttemptSpec, since: float) -> None:
+        """Have an attempt's GPUs looked at, which was to start at `since` (seconds since the epoch)."""
         now = self._hold.now()
         # After a crash this may be an attempt that people were asked about: their answer still holds.
         with self._hold.ledger.read() as connection:
             asked_at = alerts.asked_at(connection, self._hold.campaign_id, spec.exp_id, spec.attempt, syndrome=SYNDROME)
-        self._waiting[spec.token] = Waiting(spec, now, now, asked_at=asked_at)
+        self._waiting[spec.token] = Waiting(spec, since, now, asked_at=asked_at)
 
     def step(self) -> list[Verdict]:
         """Look where it is time, and say what becomes of those that need not wait any longer."""
@@ -91,6 +91,11 @@ class Preflight:
         for host in {w.spec.host for w in self._waiting.values() if w.next_look <= now} - set(self._looks):
             self._looks[host] = asyncio.create_task(self._look(host))
         return verdicts
+
+    async def settle(self) -> None:
+        """Wait until the looks that are under way are over; `step` then says what came of them."""
+        if self._looks:
+            await asyncio.wait(self._looks.values())
 
     async def close(self) -> None:
         """Stop looking; nothing was started."""

@@ -127,7 +127,7 @@ class Starter:
             if handle is None and not self._batch.closed:
                 if spec.gpus and not checked:
                     self._unsure.pop(spec.token, None)
-                    self._preflight.begin(spec)
+                    self._preflight.begin(spec, since)
                     return None
                 handle = await self._submit(spec)
         except Unknown as error:

@@ -182,3 +182,18 @@ async def test_experiments_for_gpus_wait_until_the_driver_is_mended(tmp_path: Pa
         driver.heal()
         await asyncio.wait_for(run, 60)
     assert lab.states == ["done"]
+
+
+async def test_ticks_alone_bring_experiments_to_their_gpus(tmp_path: Path, home: Any, driver: Driver) -> None:
+    driver.set(gpus(1))
+    lab = Lab(gpu_campaign(tmp_path, SEES + REPORT, points=2))
+    for _ in range(40):
+        async with lab.open() as dispatcher:
+            await dispatcher.adopt()
+            await dispatcher.tick()
+        if lab.states == ["done"] * 2:
+            break
+        await asyncio.sleep(0.1)
+    assert lab.states == ["done"] * 2
+    assert len(lab.ran) == 2
+    lab.settled()

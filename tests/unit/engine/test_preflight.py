@@ -74,7 +74,7 @@ class Desk:
         self.woken = asyncio.Event()
         self.preflight = Preflight(hold, self.machine, lambda spec: self.others, self.woken.set)  # type: ignore[arg-type]
         spec = attempt_of(PILOT, 1)
-        self.preflight.begin(type(spec)(**{**vars(spec), "host": "h1", "gpus": ("GPU-a",)}))
+        self.preflight.begin(type(spec)(**{**vars(spec), "host": "h1", "gpus": ("GPU-a",)}), self.clock())
 
     async def step(self) -> list[tuple[str, str]]:
         """One look and what is made of it."""
