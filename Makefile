@@ -44,6 +44,7 @@ test: lint
 
 bench: setup
 	$(BIN)/python bench/throughput.py
+	$(BIN)/python bench/packing.py
 
 lock:
 	uv pip compile pyproject.toml --all-extras --generate-hashes --universal --python-version 3.11 --no-header \

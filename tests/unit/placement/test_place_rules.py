@@ -70,6 +70,13 @@ def test_a_gpu_with_others_on_it_is_the_last_choice_and_never_for_a_whole_one() 
     assert one(Demand("a", 1, 8_000), replace(busy, gpus=busy.gpus[:1]), loaded, held=held) == "g/GPU-g-3"
 
 
+def test_a_clean_host_goes_before_a_less_loaded_one_with_others_on_it() -> None:
+    mixed = replace(host("h"), gpus=(gpu("h", 0, used_mb=1000, processes=(foreign(),)), gpu("h", 1)))
+    held = tuple(Held("g", f"GPU-g-{i}", "x", None) for i in range(3))
+    assert one(Demand("a", 2, 8_000), mixed, host("g", 5), held=held) == "g/GPU-g-3/GPU-g-4"
+    assert one(Demand("a", 2, 8_000), mixed, host("g", 4), held=held) == "h/GPU-h-0/GPU-h-1"
+
+
 def test_memory_that_no_visible_process_explains_is_somebody_elses() -> None:
     hidden = replace(host("h"), gpus=(gpu("h", 0, used_mb=20_000),))
     assert one(whole("a"), hidden) == ""
@@ -128,6 +135,14 @@ def test_gpus_and_hosts_with_a_problem_are_not_used_but_may_come_back() -> None:
     assert placement.never == frozenset()
     assert "1 GPU is lost, 1 MIG is on, 1 memory cannot be read" in placement.reasons["a"]
     assert "g: unreachable" in placement.reasons["a"]
+
+
+def test_a_driver_that_fails_closes_the_gpus_of_a_host_and_not_its_slots() -> None:
+    view = host("h", gpu_problem="driver does not answer")
+    placement = place([whole("a"), Demand("b")], [view], [], Rules(), 0)
+    assert got(placement) == {"b": ("h", "slot-0")}
+    assert placement.reasons["a"] == "waits: needs 1 whole GPU; h: driver does not answer"
+    assert placement.never == frozenset()
 
 
 def test_what_an_experiment_must_not_get() -> None:

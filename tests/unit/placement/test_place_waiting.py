@@ -10,6 +10,8 @@ from prefect_campaign.placement.demand import Demand, Held, Rules
 from prefect_campaign.placement.place import place
 
 SHARE = Rules(share=True)
+LASTING = 1000.0, 2100.0
+"""Seconds of a narrow one, at least and at most."""
 
 
 def endless(
@@ -19,9 +21,8 @@ def endless(
     *,
     told: bool,
     hosts: int = 2,
-    lasting: float = 1000.0,
 ) -> float:
-    """When the wide one starts although there are always more narrow ones than fit; all end `lasting` after start."""
+    """When the wide one starts although there are always more narrow ones than fit; each ends at another time."""
     views = [host(f"h{i}", 4) for i in range(hosts)]
     running: list[tuple[float, list[Held]]] = []
     count, now = 0, 0.0
@@ -39,7 +40,7 @@ def endless(
                 return now - wide.waiting_since
             demand = next(d for d in queue if d.exp_id == a.exp_id)
             queue.remove(demand)
-            end = now + lasting * (0.7 + count % 7 / 10)
+            end = now + LASTING[0] + 137 * (int(demand.exp_id[1:]) % 9)
             running.append((end, lease(a, demand, shared=rules.share, until=end if told else None)))
     raise AssertionError("the wide one never started")
 
@@ -53,7 +54,7 @@ def test_a_wide_one_starts_however_many_narrow_ones_keep_coming(gpus: int, share
 
     wide = Demand("wide", gpus, 60_000, waiting_since=3_500.0, seconds=500.0 if told else None)
     # Those of its own hour come to an end; then at most what runs has to end.
-    assert endless(wide, narrow, Rules(share=share), told=told) <= 3_600 + 4 * 1_300
+    assert endless(wide, narrow, Rules(share=share), told=told) <= 3_600 + 4 * LASTING[1]
 
 
 def test_an_old_narrow_one_starts_however_many_wide_ones_keep_coming() -> None:
@@ -61,7 +62,7 @@ def test_an_old_narrow_one_starts_however_many_wide_ones_keep_coming() -> None:
         return whole(f"w{i}", 4, waiting_since=now, seconds=1000.0)
 
     # At most 30 wide ones join in its own hour; they run two at a time.
-    assert endless(whole("narrow", waiting_since=0.0), wide, Rules(), told=True) <= 15 * 1_300
+    assert endless(whole("narrow", waiting_since=0.0), wide, Rules(), told=True) <= 15 * LASTING[1]
 
 
 def test_short_ones_start_on_kept_gpus_if_they_end_in_time() -> None:
@@ -103,6 +104,13 @@ def test_kept_free_gpus_do_not_keep_a_wide_one_waiting_for_ever() -> None:
     # One more lease now would leave two of the four when the others have ended: too few with one kept free.
     assert got(place(demands, views, held, Rules(keep_free=1), 0.0)) == {}
     assert got(place(demands[1:], views, held, Rules(keep_free=1), 0.0)) == {"long": ("h", "GPU-h-2")}
+
+
+def test_a_wide_one_waits_until_enough_gpus_are_left_free_for_people() -> None:
+    held = [Held("h", "GPU-h-0", "x", None, until=1_000.0), Held("h", "GPU-h-1", "y", None, until=5_000.0)]
+    demands = [whole("wide", 2), whole("long", seconds=901.0), whole("short", seconds=899.0)]
+    # Two are free, but only one may be taken; when the first lease has ended, two may.
+    assert got(place(demands, [host("h", 4)], held, Rules(keep_free=1), 100.0)) == {"short": ("h", "GPU-h-2")}
 
 
 @pytest.mark.parametrize(
