@@ -18,6 +18,7 @@ from prefect_campaign.model.records import AttemptSpec, Diagnosis, FixRecord
 from prefect_campaign.model.sweep import Scalar
 from prefect_campaign.model.template import text_of
 
+MORE_MEMORY = "more memory of the GPU"
 RETRY = "retry unchanged"
 SAME_FIX_LIMIT = 2
 """So often the same fix may meet the same signature; then a person is asked."""
@@ -62,6 +63,11 @@ def propose(
     signature = (catalog or load_catalog()).signatures.get(diagnosis.signature)
     if signature is None or signature.fix is None:
         return None
+    had_part = diagnosis.signature == "cuda_oom" and spec.vram_mb is not None
+    if had_part and not any(r.fix == MORE_MEMORY for r in history):
+        # It had a part of a GPU: the next lease is larger, and the result stays comparable.
+        following = renewed(spec, attempt=attempt, token=token, run_dir=run_dir)
+        return Fix(following, FixRecord(attempt, diagnosis.signature, MORE_MEMORY))
     change = _FIXES[signature.fix](_Knobs(spec.argv, flags))
     if change is None:
         return None

@@ -37,6 +37,16 @@ def fixed(failed: AttemptSpec, signature: str, flags: dict[str, str] | None = No
     return " ".join(found.spec.argv[2:]), found.spec.comparable
 
 
+def test_out_of_a_part_of_a_gpu_it_gets_more_before_anything_is_changed() -> None:
+    failed = spec("--batch-size", "64", vram_mb=4000)
+    first = heal(failed, "cuda_oom")
+    assert first
+    assert (first.spec.argv, first.spec.comparable, first.spec.changes) == (failed.argv, True, ())
+    second = heal(failed, "cuda_oom", [first.record])
+    assert second
+    assert "--batch-size 32" in " ".join(second.spec.argv)
+
+
 def test_accumulation_keeps_the_effective_batch() -> None:
     assert fixed(spec("--batch-size", "64", "--grad-accum", "1"), "cuda_oom") == (
         "--batch-size 32 --grad-accum 2",
