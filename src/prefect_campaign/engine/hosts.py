@@ -116,6 +116,7 @@ class Hosts:
                 token=one.token,
                 vram_mb=one.vram_mb,
                 shared=one.shared,
+                until=one.until,
                 seen_mb=shown.get((one.host, one.device, run_key(one.run_dir or "")), 0),
             )
             for one in leases

@@ -26,7 +26,7 @@ from prefect_campaign.model.spec import Campaign
 from prefect_campaign.model.states import ExperimentState
 from prefect_campaign.placement.demand import Assignment, Demand, Rules
 from prefect_campaign.placement.place import place
-from prefect_campaign.placement.room import HostRoom, needed_mb, rooms
+from prefect_campaign.placement.room import HostRoom, needed_mb, rooms, unmatched
 
 OTHERS = "another campaign's "
 """No exp_id has a space in it."""
@@ -111,6 +111,12 @@ class Planner:
         taken = leases.held(connection, [v.host for v in self._hosts.views])
         held = self._hosts.held(taken)
         left = rooms(self._hosts.views, held, self._rules, self._hosts.extra) if self.wants_gpus else []
+        # A model that is avoided need not be here; a GPU that is reserved must be.
+        reserved = replace(self._rules, avoid=())
+        typos = unmatched(reserved, self._hosts.views) if self.wants_gpus else []
+        if typos:  # who protects a GPU by a name that is none must not find it in use
+            self._never = dict.fromkeys(self._batch.waiting, f"policy.gpus.{typos[0]} means no GPU and no host here")
+            return []
         probed, waiting = self._probed_first(due)
         wanted = {e: self._demand(e, left, probed=e in probed) for e in due if e not in waiting}
         demands = [*self._of_others(connection, now), *(demand for demand, _ in wanted.values())]
@@ -220,9 +226,14 @@ class Planner:
             place.host,
             place.devices,
             shared=self._rules.share and demand.vram_mb is not None,
+            until=self._expected_end(place.host, demand.seconds),
             vram_source=source,
             git_commit=self._commit,
         )
+
+    def _expected_end(self, host: str, seconds: float | None) -> float | None:
+        factor = next((v.factor for v in self._hosts.views if v.host == host), 1.0)
+        return None if seconds is None else self._ledger.clock() + seconds * factor
 
     def _hopeless(self) -> list[Move]:
         if self._batch.stage != self._campaign.full.name or not self._batch.waiting:

@@ -38,6 +38,8 @@ class Intent:
     """UUIDs of its GPUs, or its slot."""
     shared: bool = False
     """Whether others may be on the same GPUs, where its memory leaves room."""
+    until: float | None = None
+    """When it is expected to end, if known; seconds since the epoch."""
     vram_source: str | None = None
     """Whose word its `spec.vram_mb` is."""
     git_commit: str | None = None
@@ -210,7 +212,7 @@ def _in_state(connection: Connection, campaign_id: int, state: ExperimentState, 
 
 def _claim(intent: Intent) -> Claim:
     vram = intent.spec.vram_mb if intent.spec.gpus else None
-    return Claim(intent.host, intent.devices, intent.spec.token, vram, intent.shared)
+    return Claim(intent.host, intent.devices, intent.spec.token, vram, intent.shared, intent.until)
 
 
 def _attempt_values(campaign_id: int, intent: Intent, now: float) -> dict[str, Any]:

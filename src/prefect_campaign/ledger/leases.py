@@ -24,6 +24,8 @@ class Claim:
     vram_mb: int | None = None
     """MiB of each GPU; None: all of it."""
     shared: bool = False
+    until: float | None = None
+    """When it is expected to end, if known; seconds since the epoch."""
 
 
 @dataclass(frozen=True)
@@ -38,6 +40,8 @@ class Lease:
     shared: bool
     run_dir: str | None
     """Of the attempt: its processes carry it in their environment."""
+    until: float | None = None
+    """When it is expected to end, if known."""
 
 
 def lock(connection: Connection) -> None:
@@ -66,6 +70,7 @@ def take(connection: Connection, campaign_id: int, claims: Sequence[Claim], *, n
             "campaign_id": campaign_id,
             "vram_mb": c.vram_mb,
             "shared": c.shared,
+            "until": c.until,
             "taken_at": now,
         }
         for c in claims
@@ -91,9 +96,9 @@ def release(connection: Connection, tokens: Sequence[str]) -> None:
 
 
 @cache
-def _held_statement() -> Select[tuple[str, str, str, int, int | None, bool, str | None]]:
+def _held_statement() -> Select[tuple[str, str, str, int, int | None, bool, str | None, float | None]]:
     c = t.leases.c
-    query = select(c.host, c.device, c.token, c.campaign_id, c.vram_mb, c.shared, t.attempts.c.run_dir)
+    query = select(c.host, c.device, c.token, c.campaign_id, c.vram_mb, c.shared, t.attempts.c.run_dir, c.until)
     joined = query.join(t.attempts, t.attempts.c.token == c.token, isouter=True)
     return joined.where(c.host.in_(bindparam("hosts", expanding=True)))
 

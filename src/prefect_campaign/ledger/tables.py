@@ -137,6 +137,8 @@ leases = Table(
     Column("vram_mb", Integer),
     # Whether others may have the rest of the device.
     Column("shared", Boolean, nullable=False, default=False),
+    # When its attempt is expected to end, if known.
+    Column("until", Float),
     Column("taken_at", Float, nullable=False),
     UniqueConstraint("host", "device", "token"),
 )

@@ -74,6 +74,7 @@ async def test_an_experiment_without_gpus_sees_none(tmp_path: Path, home: Any, d
         (2, {"reserve": [0]}, "never run"),
         (1, {"keep_free": 2}, "never run"),
         (1, {"avoid": ["*RTX*"]}, "never run"),
+        (1, {"reserve": ["GPU-typo"]}, "policy.gpus.reserve: GPU-typo means no GPU"),
     ],
 )
 async def test_what_no_host_can_run_is_held_with_the_reason(

@@ -238,6 +238,7 @@ def upgrade() -> None:
         sa.Column("campaign_id", sa.Integer(), nullable=False),
         sa.Column("vram_mb", sa.Integer(), nullable=True),
         sa.Column("shared", sa.Boolean(), nullable=False),
+        sa.Column("until", sa.Float(), nullable=True),
         sa.Column("taken_at", sa.Float(), nullable=False),
         sa.ForeignKeyConstraint(
             ["campaign_id"],
