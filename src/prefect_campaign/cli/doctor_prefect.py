@@ -10,7 +10,7 @@ from prefect_campaign.cli.server import answers, known_server
 from prefect_campaign.ledger.location import Home
 
 PREFECT = "Prefect server"
-SERVED = ("campaign/pilot", "campaign/full", "monitor/monitor")
+SERVED = ("campaign/pilot", "campaign/full", "intervene/answer", "monitor/monitor")
 SSH_TYPE, LOCAL_TYPE = "campaign-ssh-machine", "campaign-local-machine"
 
 

@@ -35,14 +35,16 @@ class CheckRun:
     Args:
         hold: the campaign.
         launcher: runs it.
+        name: of the launcher of that host.
         row: the check, which this campaign has claimed.
         needless: whether nobody wants to know any more what it comes to.
     """
 
-    def __init__(self, hold: Hold, launcher: Launcher, row: CheckRow, needless: Callable[[], bool]) -> None:
+    def __init__(self, hold: Hold, launcher: Launcher, name: str, row: CheckRow, needless: Callable[[], bool]) -> None:
         self.row = row
         self._hold = hold
         self._launcher = launcher
+        self._name = name
         self._needless = needless
 
     @property
@@ -65,7 +67,8 @@ class CheckRun:
         if not job:
             with self._hold.write() as connection:
                 spec, lease = give(connection)
-                self.row = host_checks.begin_job(connection, self.row, step, vars(spec), lease, self._hold.now())
+                told = {"step": step, "launcher": self._name, "spec": vars(spec)}
+                self.row = host_checks.begin_job(connection, self.row, told, lease, self._hold.now())
         else:
             spec = spec_from(job["spec"])
         handle = handle_of(self.row)
@@ -150,7 +153,11 @@ async def end_job(launcher: Launcher, row: CheckRow) -> None:
 
 
 async def sweep(launcher: Launcher, hold: Hold, rows: Sequence[CheckRow]) -> None:
-    """Give back what jobs hold that nobody looks after: once they are over, or have had their time."""
+    """Give back what jobs hold that nobody looks after: the campaign's own are ended, others once their time is over.
+
+    Raises:
+        Transient: a job cannot be seen now; those before it are done.
+    """
     for row in rows:
         if not row.job:
             continue
@@ -159,8 +166,9 @@ async def sweep(launcher: Launcher, hold: Hold, rows: Sequence[CheckRow]) -> Non
         if handle is not None:
             seen = (await launcher.observe([(spec, handle)]))[spec.token]
             if seen.status not in ("exited", "gone"):
-                if row.state == host_checks.CHECKING and hold.now() - row.job["since"] <= LIMIT_SECONDS:
-                    continue  # whoever goes on with that check takes it over
+                mine, late = row.campaign_id == hold.campaign_id, hold.now() - row.job["since"] > LIMIT_SECONDS
+                if row.state == host_checks.CHECKING and not (mine or late):
+                    continue  # whoever drives that campaign again goes on with it
                 await end_job(launcher, row)
         with hold.write() as connection:
             host_checks.job_over(connection, row)

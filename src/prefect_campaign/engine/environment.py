@@ -92,19 +92,21 @@ class Environment:
 
         The first time the code is compared at once, so that hosts that were checked before can be used at once.
         """
-        if not self.active or not self._site.batch.waiting:
+        if not self._site.batch.waiting:
             return
-        if self._code is None:
-            await self._compare()
-            self._take_over()
-        elif self._comparing is None and now - self._code_at > self._stale_after / 2:
-            self._comparing = asyncio.create_task(self._compare_beside())
-        for view in self._site.hosts.seen:
-            self._look_at(view, now)
+        if self.active:
+            if self._code is None:
+                await self._compare()
+                self._take_over()
+            elif self._comparing is None and now - self._code_at > self._stale_after / 2:
+                self._comparing = asyncio.create_task(self._compare_beside())
+            for view in self._site.hosts.seen:
+                self._look_at(view, now)
+            self._shut(self._site.hold.now())
+        # Last: jobs that the checks above go on with are no leftovers.
         if now >= self._next_sweep and SWEEP not in self._tasks:
             self._next_sweep = now + SWEEP_SECONDS
             self._tasks[SWEEP] = asyncio.create_task(self._sweep())
-        self._shut(self._site.hold.now())
 
     async def settle(self, seconds: float = SETTLE_SECONDS) -> None:
         """Give checks under way so long to come to an end."""
@@ -116,6 +118,7 @@ class Environment:
         """End the jobs of the campaign's own checks."""
         self._given_up = True
         await self.settle()
+        await self._sweep()
 
     async def close(self) -> None:
         """Stop checking. Jobs of checks go on, and whoever drives the campaign next takes them over.
@@ -263,11 +266,13 @@ class Environment:
     async def _sweep(self) -> None:
         site = self._site
         try:
+            hosts = {view.host: view.launcher for view in site.hosts.seen if not view.problem}
+            now, mine = site.hold.now(), site.hold.campaign_id
             with site.hold.ledger.read() as connection:
-                hosts = {view.host for view in site.hosts.seen if not view.problem} - set(self._checks)
-                now, mine = site.hold.now(), site.hold.campaign_id
                 rows = host_checks.leftovers(connection, hosts, mine, now=now, alive=identity_alive)
-            await sweep(site.launcher, site.hold, rows)
+            looked_after = {(host, self._code) for host in self._checks}
+            left = [row for row in rows if row.campaign_id != mine or (row.host, row.code_hash) not in looked_after]
+            await sweep(site.launcher, site.hold, left)
         except Exception as error:  # whatever it is, the devices simply stay taken
             log.warning("leftovers of checks could not be looked at: %s", error)
         finally:

@@ -88,7 +88,8 @@ class HostCheck:
         """
         row, fixes = await self._claimed(), 0
         while row.state == CHECKING:
-            run = CheckRun(self._hold, self._site.launcher, row, self._needless)
+            name = self._site.hosts.launcher(self._host)
+            run = CheckRun(self._hold, self._site.launcher, name, row, self._needless)
             self._steps, away = [], ""
             try:
                 await self._look(run)

@@ -30,7 +30,7 @@ class CheckRow:
     state: str
     reasons: list[dict[str, str]]
     job: dict[str, Any] | None
-    """Of a job that may be running: step, spec, handle (None before it is known), since (seconds since the epoch)."""
+    """Of a job that may be running: step, launcher, spec, handle (None before it is known), since (epoch seconds)."""
     tries: int
     """Jobs that were started; numbers their tokens."""
     started_at: float
@@ -96,15 +96,14 @@ def claim(
 
 
 def begin_job(
-    connection: Connection, row: CheckRow, step: str, spec: Mapping[str, Any], lease: Claim | None, now: float
+    connection: Connection, row: CheckRow, job: Mapping[str, Any], lease: Claim | None, now: float
 ) -> CheckRow:
-    """Write down a job that is about to start, with the devices it gets.
+    """Write down a job (step, launcher, spec) that is about to start, with the devices it gets.
 
     Raises:
         Stale: another process took the check over, or somebody has one of the devices.
     """
-    job = {"step": step, "spec": dict(spec), "handle": None, "since": now}
-    row = _change(connection, row, job=job, tries=row.tries + 1)
+    row = _change(connection, row, job={**job, "handle": None, "since": now}, tries=row.tries + 1)
     if lease is not None:
         take(connection, row.campaign_id, [lease], now=now)
     return row
@@ -130,16 +129,26 @@ def conclude(
 
 
 def leftovers(
-    connection: Connection, hosts: Collection[str], campaign_id: int, *, now: float, alive: Callable[[str], bool]
+    connection: Connection, hosts: Mapping[str, str], campaign_id: int, *, now: float, alive: Callable[[str], bool]
 ) -> list[CheckRow]:
-    """Checks of these hosts with a job that nobody looks after: of this campaign, or of one that nobody drives."""
+    """Checks with a job that no other process looks after: of this campaign, or of one that nobody drives.
+
+    Args:
+        connection: a transaction.
+        hosts: host -> its launcher; jobs of another launcher could not be found by it.
+        campaign_id: this campaign.
+        now: seconds since the epoch.
+        alive: whether a dispatcher's process lives.
+    """
     c = t.host_checks.c
     query = select(t.host_checks).where(c.host.in_(list(hosts)))
     rows = [CheckRow(**row) for row in connection.execute(query).mappings()]
     return [
         row
         for row in rows
-        if row.job and (row.campaign_id == campaign_id or not _driven(connection, row.campaign_id, now, alive))
+        if row.job
+        and row.job["launcher"] == hosts[row.host]
+        and (row.campaign_id == campaign_id or not _driven(connection, row.campaign_id, now, alive))
     ]
 
 

@@ -209,6 +209,38 @@ async def test_a_dead_campaigns_check_is_taken_over_with_its_job(tmp_path: Path,
     assert other.rows(t.leases) == []
 
 
+async def test_a_dry_run_of_old_code_is_ended_and_frees_its_slot(tmp_path: Path, home: Any) -> None:
+    spec = dry_campaign(tmp_path, "[ -e go ] || exec sleep 1000", policy={"max_parallel": 1})
+    git(tmp_path / "work")
+    await interrupted(Lab(spec), lambda: dry_runs(tmp_path))
+    (tmp_path / "go").touch()
+    (tmp_path / "work" / "new.py").write_text("x = 1\n")
+    lab = await Lab(spec).run()
+    assert lab.states == ["done"]
+    assert len(dry_runs(tmp_path)) == 2
+    lab.settled()
+
+
+async def test_what_a_dead_campaigns_dry_run_holds_comes_back_to_one_that_checks_nothing(
+    tmp_path: Path, home: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await interrupted(Lab(dry_campaign(tmp_path, "exec sleep 1000")), lambda: dry_runs(tmp_path))
+    monkeypatch.setattr(check_run, "LIMIT_SECONDS", 0.0)
+    (tmp_path / "other").mkdir()
+    lab = await Lab(campaign(tmp_path / "other", REPORT, name="other", policy={"max_parallel": 1})).run()
+    assert lab.states == ["done"]
+    assert lab.rows(t.leases) == []
+
+
+async def test_cancelling_a_campaign_ends_its_dry_run(tmp_path: Path, home: Any) -> None:
+    lab = Lab(dry_campaign(tmp_path, "exec sleep 1000"))
+    await interrupted(lab, lambda: dry_runs(tmp_path))
+    async with lab.open(settle=True) as dispatcher:
+        await dispatcher.adopt()
+        await dispatcher.cancel_all("asked")
+    lab.settled()
+
+
 async def test_a_dry_run_holds_the_gpus_it_sees(tmp_path: Path, home: Any, driver: Driver) -> None:
     driver.set(gpus(3))
     driver.lose(driver.uuids[0])
