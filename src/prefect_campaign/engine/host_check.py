@@ -25,6 +25,7 @@ from prefect_campaign.model.devices import HostView
 from prefect_campaign.model.errors import Refused, Transient, Unknown
 from prefect_campaign.model.records import AttemptSpec, Evidence, ExperimentView, Observation
 from prefect_campaign.model.spec import Campaign
+from prefect_campaign.model.text import printable
 from prefect_campaign.placement.demand import Demand, Rules
 from prefect_campaign.placement.place import place
 from prefect_campaign.placement.room import count_of, rooms
@@ -138,7 +139,7 @@ class HostCheck:
             raise Refused(f"could not be sent and started within {LIMIT_SECONDS / 60:g} min") from None
         self._note(CODE, PASSED, f"{self._site.campaign.workdir} as of {self._code_hash[:8] or 'now'}")
         self._begin(PROGRAM)
-        said = tail(self._site.launcher.logs(spec)[0], max_lines=1) or seen.detail
+        said = printable(tail(self._site.launcher.logs(spec)[0], max_lines=1)) or seen.detail
         if seen.exit_code == 0:
             self._note(PROGRAM, PASSED, said)
         elif seen.exit_code == 1 and said:
@@ -256,7 +257,8 @@ class HostCheck:
             stdout_tail=tail(out),
         )
         why = diagnose(evidence)
-        said = f"{why.cause} ({why.evidence}); see {spec.run_dir}"
+        said = why.evidence if why.signature == "unknown" else f"{why.cause.rstrip('.')} ({why.evidence})"
+        said = f"{printable(said)}; see {spec.run_dir}"
         return Transient(said) if seen.status == "gone" or seen.signal is not None else Refused(said)
 
 

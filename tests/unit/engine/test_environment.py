@@ -125,6 +125,13 @@ async def test_a_command_that_cannot_start_is_told_in_words(tmp_path: Path, home
     lab.settled()
 
 
+async def test_what_a_dry_run_says_reaches_people_without_its_tricks(tmp_path: Path, home: Any) -> None:
+    lab = await Lab(dry_campaign(tmp_path, r"printf '\033[31m\377\000evil\r\n' >&2; exit 3")).run()
+    assert "dry run: exit code 3: " in lab.only.reason
+    assert "evil; see /" in lab.only.reason
+    assert lab.only.reason.isprintable()
+
+
 async def test_a_dry_run_that_never_ends_is_ended(tmp_path: Path, home: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     lab = Lab(dry_campaign(tmp_path, "exec sleep 1000"))
     async with lab.open() as dispatcher:

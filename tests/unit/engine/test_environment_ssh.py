@@ -1,7 +1,9 @@
 """Hosts that are reached by SSH are checked before their first use, all at once: real sshd's on loopback."""
 
 import asyncio
+import sqlite3
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +16,7 @@ from prefect_campaign.engine import host_check
 from prefect_campaign.launch.fleet import Fleet
 from prefect_campaign.launch.ssh import SshLauncher
 from prefect_campaign.ledger import tables as t
+from prefect_campaign.model.errors import Fenced
 
 __all__ = ["quick_checks"]
 
@@ -158,6 +161,42 @@ async def test_a_dry_run_that_cannot_be_seen_keeps_its_devices_until_it_is_over(
         (tmp_path / "go").touch()
         with running(one):
             await asyncio.wait_for(run, 60)
+    assert lab.states == ["done"]
+    assert len(dry_runs(tmp_path)) == 1
+    lab.settled()
+
+
+async def test_a_connection_that_breaks_again_and_again_starts_one_dry_run(
+    tmp_path: Path, home: Any, host: Callable[..., Sshd]
+) -> None:
+    one = host("one")
+    lab = Lab(dry_campaign(tmp_path, "until [ -e go ]; do sleep 0.02; done"))
+    async with lab.open(fleet(one.host())) as dispatcher:
+        run = asyncio.create_task(dispatcher.run())
+        for _ in range(4):
+            await asyncio.sleep(0.2)
+            one.kill()
+            await asyncio.sleep(0.2)
+            one.start()
+        (tmp_path / "go").touch()
+        await asyncio.wait_for(run, 60)
+    assert lab.states == ["done"]
+    assert len(dry_runs(tmp_path)) == 1
+    lab.settled()
+
+
+async def test_another_dispatcher_takes_the_check_over_with_the_campaign(tmp_path: Path, home: Any) -> None:
+    lab = Lab(dry_campaign(tmp_path, "until [ -e go ]; do sleep 0.02; done"))
+    git(tmp_path / "work")
+    async with lab.open() as dispatcher:
+        run = asyncio.create_task(dispatcher.run())
+        await until(lambda: dry_runs(tmp_path))
+        with sqlite3.connect(home.path / "ledger.db") as db:  # as if this one had slept too long
+            db.execute("UPDATE campaigns SET fence = fence + 1, owner = NULL")
+        (tmp_path / "go").touch()
+        with suppress(Fenced):
+            await asyncio.wait_for(run, 30)
+    await lab.run()
     assert lab.states == ["done"]
     assert len(dry_runs(tmp_path)) == 1
     lab.settled()
