@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from sqlalchemy import Connection
 
 from prefect_campaign.engine.hold import Hold
+from prefect_campaign.engine.telemetry import Heard
 from prefect_campaign.engine.watching import Live, Watch
 from prefect_campaign.launch.process import host_name
 from prefect_campaign.launch.protocol import Launcher
@@ -43,7 +44,7 @@ class Away:
         remote = [v for v in self._watch.live.values() if v.handle.host != host_name()]
         if remote and self._poll is None and now >= self._next_poll:
             self._next_poll = now + POLL_SECONDS
-            self._poll = asyncio.create_task(self._see(remote))
+            self._poll = asyncio.create_task(self._see(remote, now))
 
     def turned(self) -> list[Live]:
         """Live attempts whose host does not answer any more, or does so again; each is to be recorded, then `held`."""
@@ -74,7 +75,7 @@ class Away:
             self._poll.cancel()
             await asyncio.wait([self._poll], timeout=5)
 
-    async def _see(self, lives: list[Live]) -> None:
+    async def _see(self, lives: list[Live], now: float) -> None:
         try:
             seen = await self._launcher.observe([(v.spec, v.handle) for v in lives])
         except Exception as error:  # it tells nothing about the jobs
@@ -84,6 +85,7 @@ class Away:
             self._poll = None
         for live in lives:
             one = seen.get(live.spec.token)
+            live.heard = Heard(now, one.quiet_since) if one is not None and one.quiet_since is not None else None
             if one is None:
                 continue
             live.reach = live.reach.after(one.status != "unreachable")

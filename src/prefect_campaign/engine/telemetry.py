@@ -1,5 +1,6 @@
 """What one attempt reports: metric rows and log growth, read in deltas."""
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -8,6 +9,24 @@ from prefect_campaign.ledger.observations import Reading
 from prefect_campaign.model.records import AttemptSpec, MetricRow
 
 TAIL_BYTES = 64 * 1024
+RECENT_SECONDS = 120.0
+"""How old what another host said of a job may be when it is judged by it."""
+
+
+@dataclass(frozen=True)
+class Heard:
+    """What the host of a job elsewhere said of its silence; the copies of its files here say nothing of that."""
+
+    asked_at: float
+    """Seconds since the epoch, before the host was asked."""
+    quiet_since: float
+    """When the job last wrote something, in seconds since the epoch."""
+
+    def silent_for(self, launched_at: float, now: float) -> float:
+        """Seconds that the job was silent when its host was asked; 0 if that is too long ago to judge by."""
+        if not 0 <= now - self.asked_at <= RECENT_SECONDS:
+            return 0.0
+        return max(0.0, self.asked_at - max(self.quiet_since, launched_at))
 
 
 class Telemetry:
@@ -59,7 +78,10 @@ class Telemetry:
         return reading.tail(Path(self.spec.run_dir) / name, max_bytes=TAIL_BYTES, max_lines=400)
 
     def quiet_since(self, launched_at: float) -> float:
-        """When a log or metric file last grew, in seconds since the epoch."""
+        """When a log or metric file here last grew, in seconds since the epoch.
+
+        It tells something of a job of this machine only: what is here of others is a copy.
+        """
         latest = launched_at
         for name in ("stdout.log", "stderr.log", "metrics.jsonl"):
             try:

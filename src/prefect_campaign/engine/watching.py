@@ -9,7 +9,8 @@ from sqlalchemy import Connection
 
 from prefect_campaign.engine.hold import Hold
 from prefect_campaign.engine.outcomes import Ended
-from prefect_campaign.engine.telemetry import Telemetry
+from prefect_campaign.engine.telemetry import Heard, Telemetry
+from prefect_campaign.launch.process import host_name
 from prefect_campaign.launch.protocol import Launcher
 from prefect_campaign.ledger.alerts import add_alert
 from prefect_campaign.ledger.observations import add_metrics
@@ -43,6 +44,8 @@ class Live:
     reach: Reach = field(default_factory=Reach)
     away_since: float | None = None
     """Since when its experiment is on hold because its host does not answer."""
+    heard: Heard | None = None
+    """What its host said at the last look, if it runs on another one and that answered."""
 
     @property
     def state(self) -> ExperimentState:
@@ -51,6 +54,15 @@ class Live:
 
     def __post_init__(self) -> None:
         self.telemetry = Telemetry(self.spec)
+
+    def silent_for(self, now: float) -> float:
+        """Seconds without a log line or a metric, as far as is known; 0 if nothing is.
+
+        Files of a job elsewhere are copies here: old ones may mean no more than that nothing was copied.
+        """
+        if self.handle.host == host_name():
+            return now - self.telemetry.quiet_since(self.launched_at)
+        return self.heard.silent_for(self.launched_at, now) if self.heard else 0.0
 
 
 @dataclass(frozen=True)
@@ -235,6 +247,6 @@ def reason_to_stop(campaign: Campaign, live: Live, now: float) -> Diagnosis | No
     limit = spec.time_minutes
     if limit is not None and now - live.launched_at > limit * 60:
         return Diagnosis("timeout", f"over resources.time_minutes ({limit:g})", f"launched {live.launched_at:.0f}")
-    if now - live.telemetry.quiet_since(live.launched_at) > policy.hang_minutes * 60:
+    if live.silent_for(now) > policy.hang_minutes * 60:
         return Diagnosis("hang", f"no log and no metric for {policy.hang_minutes:g} min", spec.run_dir)
     return None

@@ -55,6 +55,8 @@ class Seen:
     """Content of its exit record, cut at `LARGEST_RECORD` bytes."""
     recorded_at: float | None = None
     """When the record was written, in seconds since the epoch, if the host can tell."""
+    quiet_seconds: float | None = None
+    """For how long a living job wrote to no log and no metric file, if the host can tell."""
 
 
 def facts_script() -> str:
@@ -131,7 +133,8 @@ def read_observed(answer: str, count: int) -> list[Seen | None] | None:
             except (ValueError, IndexError):
                 continue
         alive, rest, claimed = (name in flags for name in ("alive", "rest", "claimed"))
-        found[int(words[0])] = Seen(alive, rest, claimed, "no-folder" not in flags, record, recorded_at)
+        folder, quiet = "no-folder" not in flags, _quiet(words)
+        found[int(words[0])] = Seen(alive, rest, claimed, folder, record, recorded_at, quiet)
     return found
 
 
@@ -207,6 +210,15 @@ def unhex(word: str) -> str:
         return _text(word)
     except ValueError:
         return word
+
+
+def _quiet(words: Sequence[str]) -> float | None:
+    """The seconds in ``quiet=<seconds>``; a file from the future was written just now."""
+    for word in words:
+        name, _, number = word.partition("=")
+        if name == "quiet" and number.removeprefix("-").isdecimal():
+            return max(0.0, float(number))
+    return None
 
 
 def _text(word: str) -> str:

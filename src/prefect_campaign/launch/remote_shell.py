@@ -1,7 +1,7 @@
 """The texts that run on another host: for any POSIX sh, with /proc (data; nothing of a spec is pasted into them).
 
-Besides sh they need cat, grep, tr, od, head, awk, wc, mkdir, chmod and mv. Answers are lines of words; text that could
-be anything comes as hexadecimal digits. All names begin with ``pc_``, as in the job script.
+Besides sh they need cat, date, grep, tr, od, head, awk, wc, mkdir, chmod and mv. Answers are lines of words; text that
+could be anything comes as hexadecimal digits. All names begin with ``pc_``, as in the job script.
 """
 
 LARGEST_RECORD = 65_537
@@ -124,6 +124,16 @@ pc_launch() {{
 """
 
 OBSERVE = """\
+# pc_quiet RUN: for how many seconds nothing was written there, by the clock of this host alone.
+pc_quiet() {
+    pc_now=$(date +%s) pc_last=
+    for pc_file in stdout.log stderr.log metrics.jsonl; do
+        pc_at=$(stat -L -c %Y "$1/$pc_file" 2>/dev/null)
+        case $pc_at in '' | *[!0-9]*) continue ;; esac
+        [ -n "$pc_last" ] && [ "$pc_last" -ge "$pc_at" ] || pc_last=$pc_at
+    done
+    [ -z "$pc_last" ] || pc_is="$pc_is quiet=$((pc_now - pc_last))"
+}
 # pc_observe NUMBER RUN PID START BOOT. Whether it lives comes first: a job that ends in between has its record then.
 pc_observe() {
     pc_is=over
@@ -136,6 +146,7 @@ pc_observe() {
         return
     fi
     [ $pc_is = alive ] || [ -z "$(pc_marked "$2")" ] || pc_is=rest
+    [ "$pc_is" = over ] || pc_quiet "$2"
     if [ ! -d "$2" ]; then pc_is="$pc_is no-folder"; elif [ -d "$2/claim" ]; then pc_is="$pc_is claimed"; fi
     echo "$1 $pc_is"
 }

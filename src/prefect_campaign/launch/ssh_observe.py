@@ -7,6 +7,7 @@ from prefect_campaign.launch.remote import Job, Seen, observe_script, read_obser
 from prefect_campaign.launch.remote_paths import RemotePlace
 from prefect_campaign.launch.ssh_connection import Connection
 from prefect_campaign.launch.ssh_mirror import Missing, local_end, mirror, put_record, started
+from prefect_campaign.model.clock import Clock, system_clock
 from prefect_campaign.model.errors import CampaignError, Transient
 from prefect_campaign.model.records import AttemptSpec, Handle, Observation
 
@@ -19,15 +20,25 @@ class _Open:
     handle: Handle
     notes: list[str] = field(default_factory=list)
 
+    quiet_since: float | None = None
+    """When its host saw it write last, in seconds since the epoch by the clock here."""
+
     def seen(self, status: str, *details: str) -> Observation:
         detail = "; ".join((*self.notes, *filter(None, details)))
-        return Observation(status, started_at=started(self.spec), detail=detail)  # type: ignore[arg-type]
+        quiet = self.quiet_since if status == "running" else None
+        return Observation(
+            status,  # type: ignore[arg-type]
+            started_at=started(self.spec),
+            detail=detail,
+            quiet_since=quiet,
+        )
 
 
 async def observe_jobs(
     connection: Connection,
     there: Callable[[], Awaitable[RemotePlace]],
     handles: Sequence[tuple[AttemptSpec, Handle]],
+    clock: Clock = system_clock,
 ) -> dict[str, Observation]:
     """Token -> what is seen of that job.
 
@@ -35,6 +46,7 @@ async def observe_jobs(
         connection: to the host.
         there: gives the host's folders.
         handles: the jobs.
+        clock: seconds since the epoch.
     """
     found: dict[str, Observation] = {}
     waiting: list[_Open] = []
@@ -49,7 +61,7 @@ async def observe_jobs(
     # A second look for those whose exit record turned out to be damaged and was set aside.
     for _ in range(2):
         if waiting:
-            waiting = await _look(connection, there, waiting, found)
+            waiting = await _look(connection, there, waiting, found, clock)
     for one in waiting:
         found[one.spec.token] = one.seen("unreachable", "its exit record is damaged and could not be set aside")
     return found
@@ -60,6 +72,7 @@ async def _look(
     there: Callable[[], Awaitable[RemotePlace]],
     waiting: list[_Open],
     found: dict[str, Observation],
+    clock: Clock,
 ) -> list[_Open]:
     """One look at the host; returns those that must be looked at once more."""
     try:
@@ -74,7 +87,11 @@ async def _look(
         for one in waiting:
             found[one.spec.token] = one.seen("unreachable", str(error))
         return []
+    # Taken after the answer, so that time lost on the way makes a job look busier, never more quiet.
+    now = clock()
     pairs = list(zip(waiting, seen, strict=True))
+    for one, state in pairs:
+        one.quiet_since = now - state.quiet_seconds if state and state.quiet_seconds is not None else None
     over = [one.spec for one, state in pairs if state and state.folder and _is_over(state)]
     alive = [one.spec for one, state in pairs if state and state.folder and not _is_over(state)]
     missing = await mirror(connection, place, alive, final=False)

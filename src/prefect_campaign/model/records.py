@@ -62,6 +62,9 @@ class Observation:
     started_at: float | None = None
     ended_at: float | None = None
     detail: str = ""
+    quiet_since: float | None = None
+    """When a running job last wrote to a log or metric file, as its own host tells, in seconds since the epoch of the
+    observer's clock; None if the host did not tell."""
 
 
 @dataclass(frozen=True)
