@@ -9,7 +9,7 @@ from prefect_campaign.engine.away import Away
 from prefect_campaign.engine.batch import Batch
 from prefect_campaign.engine.ends import AttemptEnd, Ends
 from prefect_campaign.engine.environment import Environment
-from prefect_campaign.engine.hold import Hold, holding
+from prefect_campaign.engine.hold import Hold, holding, keep
 from prefect_campaign.engine.hosts import Hosts
 from prefect_campaign.engine.outcomes import conclude
 from prefect_campaign.engine.planning import Planner
@@ -22,7 +22,7 @@ from prefect_campaign.engine.watching import Live, Watch
 from prefect_campaign.launch.protocol import Launcher
 from prefect_campaign.ledger.campaigns import CampaignRow
 from prefect_campaign.ledger.experiments import Intent, Move, Outcome, move, record_outcomes
-from prefect_campaign.ledger.leases import Stale
+from prefect_campaign.ledger.leases import Stale, lock
 from prefect_campaign.ledger.location import Home
 from prefect_campaign.ledger.store import Ledger
 from prefect_campaign.model.crash import crash_point
@@ -89,6 +89,9 @@ class Dispatcher:
             await self._round()
             if not (self._followed or self._batch.waiting or self._starter.unsure or self._prober.running):
                 crash_point("batch_ended")
+                for live in self._watch.live.values():
+                    why = f"host {live.handle.host} is away"
+                    self.ends.tell(AttemptEnd(live.spec.exp_id, live.spec.attempt, ExperimentState.ON_HOLD, why))
                 return
             with suppress(TimeoutError):
                 await asyncio.wait_for(self._watch.woken.wait(), self._until_next())
@@ -112,6 +115,7 @@ class Dispatcher:
         await self._watch.seek_ends()
         if self._watch.some_ended:
             await self._round()
+        self._write_unlaunched()
         self._starter.write_submitted()
 
     async def adopt(self) -> None:
@@ -206,12 +210,14 @@ class Dispatcher:
         turned = [live for live in self._away.turned() if live.spec.token not in over]
         if not (concluded or off or due or turned):
             return []
-        if due and self._planner.wants_gpus:
+        if due and (self._planner.wants_gpus or self._hosts.remote):
             if concluded:
                 self._hosts.outdated()
             self._hosts.refresh()
         intents, stale = [], False
         with self._hold.write() as connection:
+            if due:
+                lock(connection)
             self._starter.record_submitted(connection, now)
             self._vram.record(connection, now)
             self._watch.record_last_words(connection, (live for live, _ in concluded), now)
@@ -299,8 +305,10 @@ async def open_dispatcher(
     """
     with holding(ledger, row) as hold:
         dispatcher = Dispatcher(hold, home, campaign, row, stage, launcher)
+        kept = asyncio.create_task(keep(hold))
         try:
             yield dispatcher
         finally:
+            kept.cancel()
             await dispatcher.close()
             launcher.close()

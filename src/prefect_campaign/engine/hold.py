@@ -1,5 +1,6 @@
 """A dispatcher's hold on its campaign: all that it writes is fenced."""
 
+import asyncio
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass
@@ -39,6 +40,18 @@ class Hold:
     def renew(self, connection: Connection, now: float) -> None:
         """Keep the hold for another `LEASE_SECONDS`."""
         campaigns.renew(connection, self.campaign_id, now=now, ttl=LEASE_SECONDS)
+
+
+async def keep(hold: Hold) -> None:
+    """Renew a hold for ever, whatever its dispatcher waits for; ends when another one took over."""
+    while True:
+        await asyncio.sleep(LEASE_SECONDS / 3)
+        with suppress(Transient):  # a locked ledger: soon again
+            try:
+                with hold.write() as connection:
+                    hold.renew(connection, hold.now())
+            except Fenced:
+                return
 
 
 @contextmanager

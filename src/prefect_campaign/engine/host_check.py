@@ -189,6 +189,8 @@ class HostCheck:
         vram = site.memory(self._experiment()) if gpus else None
         demand = Demand(DRY_RUN, gpus=gpus, vram_mb=vram, avoid=frozenset(occupied))
         found = place([demand], [view], site.hosts.held(taken), site.rules, self._hold.now(), site.hosts.extra)
+        if found.never:
+            raise Refused(found.reasons[DRY_RUN])
         if not found.assignments:
             raise _NoDevice(f"its dry run waits for {count_of(gpus, 'free GPU') if gpus else 'a free slot'}")
         devices, token = found.assignments[0].devices, self._spec(row).token

@@ -92,6 +92,11 @@ class Hosts:
         """Something has ended: what was seen before does not show its memory as free."""
         self._seen_at = 0.0
 
+    @property
+    def remote(self) -> bool:
+        """Whether there are hosts that can be away."""
+        return any(v.launcher != "local" for v in self.views)
+
     def launcher(self, host: str) -> str:
         """Name of the launcher of a host."""
         return next(v.launcher for v in self.views if v.host == host)

@@ -121,9 +121,7 @@ def unlaunched(
     if new == ExperimentState.QUEUED:
         doublings = min(rules.launch_failures, 20)  # far beyond the cap, and no overflow after weeks
         values["retry_at"] = now + min(LAUNCH_DELAY * 2**doublings, LONGEST_LAUNCH_DELAY)
-        if rules.healed:
-            following = renewed(spec, attempt=spec.attempt + 1, token=rules.next_token, run_dir=rules.next_run_dir)
-            values["healed"] = dataclasses.asdict(following)
+        values.update(fix_kept(spec, rules))
     why = f"{error} ({stop})" if stop else str(error)
     return Outcome(
         token=spec.token,
@@ -132,6 +130,14 @@ def unlaunched(
         ended_at=now,
         diagnosis=Diagnosis(signature, str(error), ""),
     )
+
+
+def fix_kept(spec: AttemptSpec, rules: RetryRules) -> dict[str, Any]:
+    """Columns by which the next attempt is changed as this one, which was not started, was to be."""
+    if not rules.healed:
+        return {}
+    following = renewed(spec, attempt=spec.attempt + 1, token=rules.next_token, run_dir=rules.next_run_dir)
+    return {"healed": dataclasses.asdict(following)}
 
 
 def not_started(spec: AttemptSpec, why: str, new: ExperimentState, *, now: float) -> Outcome:

@@ -57,6 +57,8 @@ class Planner:
         self._rules = rules_of(campaign)
         self._never: dict[str, str] = {}
         self._told = False
+        self._moved: set[str] = set()
+        """Those that left a busy GPU for a free one: they are not to be put on a busy one again."""
         self._home = home
         self._campaign = campaign
         self._row = row
@@ -90,16 +92,21 @@ class Planner:
         with self._ledger.read() as connection:
             taken = leases.held(connection, [v.host for v in self._hosts.views])
         held = self._hosts.held(taken)
-        occupied = {
+        avoid = self._occupied(taken) | {(spec.host, gpu) for gpu in spec.gpus}
+        demand = Demand(spec.exp_id, gpus=len(spec.gpus), vram_mb=spec.vram_mb, avoid=avoid)
+        found = place([demand], self._hosts.views, held, self._rules, self._ledger.clock(), self._hosts.extra)
+        if found.assignments:
+            self._moved.add(spec.exp_id)
+        return bool(found.assignments)
+
+    def _occupied(self, taken: Sequence[leases.Lease]) -> frozenset[tuple[str, str]]:
+        """(host, UUID) of the GPUs that a last look before a launch would find busy."""
+        return frozenset(
             (view.host, gpu.uuid)
             for view in self._hosts.views
             for gpu in view.gpus
             if busy(gpu, tenants(taken, view.host, gpu.uuid))
-        }
-        avoid = frozenset(occupied | {(spec.host, gpu) for gpu in spec.gpus})
-        demand = Demand(spec.exp_id, gpus=len(spec.gpus), vram_mb=spec.vram_mb, avoid=avoid)
-        found = place([demand], self._hosts.views, held, self._rules, self._ledger.clock(), self._hosts.extra)
-        return bool(found.assignments)
+        )
 
     def place(self, connection: Connection, due: Sequence[str], now: float) -> list[Intent]:
         """Devices for what is due; read and taken in one transaction, so that nobody else's lease can come between.
@@ -119,6 +126,9 @@ class Planner:
             return []
         probed, waiting = self._probed_first(due)
         wanted = {e: self._demand(e, left, probed=e in probed) for e in due if e not in waiting}
+        for exp_id in self._moved & set(wanted):
+            demand, source = wanted[exp_id]
+            wanted[exp_id] = replace(demand, avoid=demand.avoid | self._occupied(taken)), source
         demands = [*self._of_others(connection, now), *(demand for demand, _ in wanted.values())]
         rules = replace(self._rules, avoid=(*self._rules.avoid, *self._hosts.failed))
         placement = place(demands, self._hosts.views, held, rules, now, self._hosts.extra)

@@ -92,6 +92,13 @@ class Preflight:
             self._looks[host] = asyncio.create_task(self._look(host))
         return verdicts
 
+    async def trouble(self, host: str) -> str:
+        """Why nothing can be started on a host now; empty if it can."""
+        try:
+            return (await self._hosts.look_at(host)).problem
+        except Exception as error:
+            return str(error) or type(error).__name__
+
     async def settle(self) -> None:
         """Wait until the looks that are under way are over; `step` then says what came of them."""
         if self._looks:
@@ -118,7 +125,11 @@ class Preflight:
         seen = self._seen.get(one.spec.host)
         if seen is None or seen[0] < one.next_look:
             return None
-        one.busy = self._busy(one.spec, seen[1])
+        with self._hold.ledger.read() as connection:
+            taken = leases.held(connection, [one.spec.host])
+        if one.spec.token not in {lease.token for lease in taken}:
+            return Verdict(one.spec, "elsewhere", "its GPUs were given to others")
+        one.busy = _busy(one.spec, seen[1], taken)
         if not one.busy:
             return Verdict(one.spec, "start")
         one.next_look = now + POLL_SECONDS
@@ -135,20 +146,6 @@ class Preflight:
             return Verdict(one.spec, "stop", f"{one.busy}; stopped by a person")
         # Another GPU is taken as soon as there is one, whether people say so or not; without it, waiting goes on.
         return None
-
-    def _busy(self, spec: AttemptSpec, view: HostView) -> str:
-        problem = view.problem or view.gpu_problem
-        if problem:
-            return f"{view.host}: {problem}"
-        with self._hold.ledger.read() as connection:
-            taken = leases.held(connection, [view.host])
-        by_uuid = {g.uuid: g for g in view.gpus}
-        for uuid in spec.gpus:
-            gpu = by_uuid.get(uuid)
-            found = f"{uuid} is not there any more" if gpu is None else busy(gpu, tenants(taken, view.host, uuid))
-            if found:
-                return f"{view.host}: {found}"
-        return ""
 
     def _ask(self, one: Waiting, now: float) -> None:
         one.asked_at = now
@@ -209,4 +206,18 @@ def busy(gpu: Gpu, tenants: Collection[tuple[str, ...]]) -> str:
         return f"{name} is at {gpu.utilisation} % utilisation"
     if gpu.total_mb and gpu.used_mb * 100 >= gpu.total_mb * BUSY_PERCENT:
         return f"{name} has {gpu.used_mb} of {gpu.total_mb} MiB in use"
+    return ""
+
+
+def _busy(spec: AttemptSpec, view: HostView, taken: Sequence[leases.Lease]) -> str:
+    """Why an attempt must not start on its GPUs now; empty if it may."""
+    problem = view.problem or view.gpu_problem
+    if problem:
+        return f"{view.host}: {problem}"
+    by_uuid = {g.uuid: g for g in view.gpus}
+    for uuid in spec.gpus:
+        gpu = by_uuid.get(uuid)
+        found = f"{uuid} is not there any more" if gpu is None else busy(gpu, tenants(taken, view.host, uuid))
+        if found:
+            return f"{view.host}: {found}"
     return ""

@@ -7,7 +7,7 @@ from sqlalchemy import Connection
 
 from prefect_campaign.engine.batch import Batch
 from prefect_campaign.engine.hold import Hold
-from prefect_campaign.engine.outcomes import LAUNCH_FAILED, not_started, unlaunched
+from prefect_campaign.engine.outcomes import LAUNCH_FAILED, fix_kept, not_started, unlaunched
 from prefect_campaign.engine.preflight import Preflight
 from prefect_campaign.engine.watching import Live
 from prefect_campaign.launch.protocol import Launcher
@@ -87,6 +87,7 @@ class Starter:
                 outcome = not_started(verdict.spec, verdict.why, ExperimentState.QUEUED, now=now)
                 # No try of the experiment: its retries are for what ran.
                 outcome = replace(outcome, diagnosis=Diagnosis(LAUNCH_FAILED, verdict.why, ""))
+                outcome.move.values.update(fix_kept(verdict.spec, self._batch.rules(verdict.spec)))
             self._unlaunched.append((verdict.spec, outcome))
         return started
 
@@ -120,6 +121,7 @@ class Starter:
         return written
 
     async def _settle(self, spec: AttemptSpec, *, look_first: bool, since: float, checked: bool = False) -> Live | None:
+        handle: Handle | None = None
         try:
             handle = await self._find(spec) if look_first else None
             if handle is None and spec.token in self._unleased:
@@ -136,6 +138,8 @@ class Starter:
             self._unsure[spec.token] = spec, since
             return None
         except (Transient, Refused) as error:
+            if isinstance(error, Refused) and await self._preflight.trouble(spec.host):
+                error = Transient(str(error))  # the host's trouble, not the spec's: elsewhere or later it may run
             outcome = unlaunched(self._campaign, spec, error, self._batch.rules(spec), now=self._hold.now())
             self._unlaunched.append((spec, outcome))
         else:
@@ -171,5 +175,5 @@ class Starter:
         """
         try:
             return await self._launcher.find(spec)
-        except (Transient, OSError) as error:
+        except (Transient, Refused, OSError) as error:
             raise Unknown(f"{spec.token}: cannot be looked up now ({error})") from error

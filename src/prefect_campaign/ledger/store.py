@@ -137,6 +137,8 @@ def _explained(url: str) -> Iterator[None]:
         text = str(error.orig)
         if "locked" in text or "busy" in text:
             raise Transient(f"ledger {place}: locked by another process for 30 s; try again") from error
+        if "deadlock" in text or "could not serialize" in text or "server closed the connection" in text:
+            raise Transient(f"ledger {place}: {text.splitlines()[0]}; try again") from error
         if "disk I/O" in text or "full" in text:
             raise Transient(f"ledger {place}: {text}; free some disk space, nothing recorded is lost") from error
         raise Refused(f"ledger {place}: {text}; check the path and its permissions") from error

@@ -198,3 +198,15 @@ async def test_ticks_alone_bring_experiments_to_their_gpus(tmp_path: Path, home:
     assert lab.states == ["done"] * 2
     assert len(lab.ran) == 2
     lab.settled()
+
+
+async def test_a_gpu_at_work_that_shows_no_process_is_not_chosen_again_and_again(
+    tmp_path: Path, home: Any, driver: Driver
+) -> None:
+    driver.set(gpus(2))
+    driver.change(driver.uuids[0], utilisation=97)
+    lab = Lab(gpu_campaign(tmp_path, SEES + REPORT, points=2, resources={"vram_mb": 4000}))
+    await lab.run()
+    assert lab.states == ["done"] * 2
+    assert list(seen(tmp_path).values()) == [[driver.uuids[1]]] * 2
+    assert max(r["attempt"] for r in lab.rows(t.attempts)) <= 2

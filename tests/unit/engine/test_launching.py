@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,7 @@ from prefect_campaign.engine import outcomes
 from prefect_campaign.engine.outcomes import RetryRules, unlaunched
 from prefect_campaign.launch.local import LocalLauncher
 from prefect_campaign.ledger import tables as t
+from prefect_campaign.model.devices import HostView
 from prefect_campaign.model.errors import Refused, Transient, Unknown
 from prefect_campaign.model.records import AttemptSpec, Handle
 
@@ -210,3 +212,48 @@ async def test_it_holds_its_device_until_it_is_known(tmp_path: Path) -> None:
     await lab.run()
     assert lab.states == ["done", "done"]
     assert sorted(lab.ran) == sorted(f"{v.exp_id} a1" for v in lab.views)
+
+
+async def test_what_a_host_in_trouble_refuses_is_tried_again(tmp_path: Path) -> None:
+    class LockedOut(LocalLauncher):
+        """Lets nobody in at first, and says so when it is looked at."""
+
+        refusals = 0
+
+        async def submit(self, spec: AttemptSpec) -> Handle:
+            if self.refusals < 3:
+                self.refusals += 1
+                raise Refused("the key is not let in")
+            return await super().submit(spec)
+
+        async def look(self) -> list[HostView]:
+            (view,) = await super().look()
+            return [replace(view, problem="the key is not let in" if self.refusals else "")]
+
+    lab = await Lab(campaign(tmp_path, REPORT)).run(LockedOut())
+    assert lab.states == ["done"]
+    assert {s for _, s in ends(lab)} == {"launch_failed", None}
+    lab.settled()
+
+
+async def test_an_attempt_that_cannot_be_looked_up_is_neither_failed_nor_started_again(tmp_path: Path) -> None:
+    class Closed(LocalLauncher):
+        """Does not even let us look for a while."""
+
+        looks = 0
+
+        async def find(self, spec: AttemptSpec) -> Handle | None:
+            self.looks += 1
+            if self.looks < 4:
+                raise Refused("the key is not let in")
+            return await super().find(spec)
+
+    lab = Lab(campaign(tmp_path, REPORT))
+    async with lab.open() as killed:
+        await killed.adopt()
+        killed._record([], {})  # an intent on record, and then it dies
+    launcher = Closed()
+    await lab.run(launcher)
+    assert launcher.looks >= 4
+    assert (lab.states, len(lab.ran), ends(lab)) == (["done"], 1, [("done", None)])
+    lab.settled()

@@ -1,7 +1,7 @@
 """The last look before a launch: when a GPU counts as busy, and what follows as minutes pass and people answer."""
 
 import asyncio
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import pytest
@@ -9,8 +9,9 @@ from unit.ledger.ledger_data import Book, attempt_of, register_demo
 
 from prefect_campaign.engine.hold import Hold
 from prefect_campaign.engine.preflight import ALERT_SECONDS, POLL_SECONDS, Preflight, busy
-from prefect_campaign.ledger import alerts
+from prefect_campaign.ledger import alerts, leases
 from prefect_campaign.ledger import tables as t
+from prefect_campaign.ledger.leases import Claim
 from prefect_campaign.model.devices import Gpu, GpuProcess, HostView
 from prefect_campaign.model.errors import Refused, Transient
 
@@ -73,8 +74,11 @@ class Desk:
         hold = Hold(self.book.ledger, self.book.row.id, self.book.row.fence)
         self.woken = asyncio.Event()
         self.preflight = Preflight(hold, self.machine, lambda spec: self.others, self.woken.set)  # type: ignore[arg-type]
-        spec = attempt_of(PILOT, 1)
-        self.preflight.begin(type(spec)(**{**vars(spec), "host": "h1", "gpus": ("GPU-a",)}), self.clock())
+        spec = replace(attempt_of(PILOT, 1), host="h1", gpus=("GPU-a",))
+        with self.book.ledger.write() as connection:
+            leases.take(connection, self.book.row.id, [Claim("h1", spec.gpus, spec.token)], now=self.clock())
+        self.token = spec.token
+        self.preflight.begin(spec, self.clock())
 
     async def step(self) -> list[tuple[str, str]]:
         """One look and what is made of it."""
@@ -180,3 +184,9 @@ async def test_a_gpu_that_cannot_be_seen_is_not_free(desk: Desk, fault: str) -> 
     assert await desk.step() == []
     desk.machine.gpu, desk.machine.problem = FREE, ""
     assert await desk.wait(POLL_SECONDS) == [("start", "")]
+
+
+async def test_an_attempt_whose_lease_is_gone_is_placed_anew(desk: Desk) -> None:
+    with desk.book.ledger.write() as connection:
+        leases.release(connection, [desk.token])
+    assert await desk.step() == [("elsewhere", "its GPUs were given to others")]
