@@ -120,7 +120,8 @@ class Prober:
             number = self._numbers.get(key := self._key(shape), 0)
             spec = replace(self._spec(view, key, number), host=place.host, gpus=place.devices)
             claim = Claim(place.host, place.devices, spec.token)
-            probes.begin(connection, self._row.id, view.exp_id, claim, {"key": key, "spec": vars(spec)}, now)
+            data = {"key": key, "launcher": self._hosts.launcher(place.host), "spec": vars(spec)}
+            probes.begin(connection, self._row.id, view.exp_id, claim, data, now)
             begun.append((Probe(key, spec, view.exp_id, self._row.id, now), number))
         for probe, number in begun:
             self._numbers[probe.key] = number + 1

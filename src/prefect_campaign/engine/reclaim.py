@@ -70,7 +70,9 @@ class Reclaim:
 
     async def _over(self, one: Orphan) -> bool:
         spec = spec_from(one.spec)
-        if one.handle is None:
-            return await self._launcher.find(spec) is None
-        seen = await self._launcher.observe([(spec, Handle(**one.handle))])
+        handle = Handle(**one.handle) if one.handle else await self._launcher.find(spec)
+        if handle is None:
+            return True
+        # It may be long over, although its handle was never recorded.
+        seen = await self._launcher.observe([(spec, handle)])
         return seen[spec.token].status in ("exited", "gone")

@@ -1,9 +1,11 @@
 """Short runs that show how much GPU memory a shape needs: in the record of events, with a lease while they run."""
 
+from collections.abc import Collection
 from typing import Any
 
-from sqlalchemy import Connection
+from sqlalchemy import Connection, select
 
+from prefect_campaign.ledger import tables as t
 from prefect_campaign.ledger.events import add_event
 from prefect_campaign.ledger.leases import Claim, release, take
 from prefect_campaign.ledger.reading import Reader
@@ -21,6 +23,23 @@ def events_of_campaign(reader: Reader, name: str) -> list[dict[str, Any]]:
         seen=SEEN,
         ended=ENDED,
     )
+
+
+def begun(connection: Connection, campaign_ids: Collection[int], tokens: Collection[str]) -> list[dict[str, Any]]:
+    """What was written down of the probes with these tokens before they started: campaign_id, exp_id, data.
+
+    Args:
+        connection: a transaction.
+        campaign_ids: the rounds that they belong to.
+        tokens: theirs.
+    """
+    if not tokens:
+        return []
+    e = t.events.c
+    query = select(e.campaign_id, e.exp_id, e.data).where(e.campaign_id.in_(list(campaign_ids)), e.kind == BEGUN)
+    # Tokens are compared here: each database has another way to look into JSON.
+    rows = (dict(row) for row in connection.execute(query.order_by(e.id)).mappings())
+    return [row for row in rows if row["data"]["spec"]["token"] in tokens]
 
 
 def begin(
@@ -42,8 +61,22 @@ def seen(connection: Connection, campaign_id: int, exp_id: str, data: dict[str, 
 
 
 def end(
-    connection: Connection, campaign_id: int, exp_id: str, token: str, data: dict[str, Any], why: str, now: float
+    connection: Connection,
+    campaign_id: int,
+    exp_id: str,
+    token: str,
+    data: dict[str, Any],
+    why: str,
+    now: float,
+    *,
+    who: str = "dispatcher",
 ) -> None:
     """A probe is over: its GPUs come back, and what it showed is on record."""
     release(connection, [token])
-    add_event(connection, campaign_id, now, "dispatcher", ENDED, why=why, exp_id=exp_id, data=data)
+    add_event(connection, campaign_id, now, who, ENDED, why=why, exp_id=exp_id, data=data)
+
+
+def give_up(connection: Connection, campaign_id: int, exp_id: str, token: str, key: str, why: str, now: float) -> None:
+    """Nothing of a probe lives and its dispatcher is gone: its GPUs come back, and its shape is probed anew."""
+    data = {"key": key, "token": token, "peak": None, "stopped": True}
+    end(connection, campaign_id, exp_id, token, data, why, now, who="reclaim")

@@ -7,10 +7,11 @@ from typing import Any
 import pytest
 from driver import Driver, gpus
 from unit.engine.lab import REPORT, Lab, interrupted, until
+from unit.engine.test_reclaim import as_a_process_that_dies
 from unit.engine.test_vram import WAITS, eager, given, jobs, seeds
 
 from prefect_campaign import Sweep
-from prefect_campaign.engine import probing
+from prefect_campaign.engine import probing, reclaim
 from prefect_campaign.ledger import tables as t
 
 __all__ = ["eager"]
@@ -28,6 +29,7 @@ esac
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(probing, "SAMPLE_SECONDS", 0.02)
     monkeypatch.setattr(probing, "POLL_SECONDS", 0.05)
+    monkeypatch.setattr(reclaim, "EVERY_SECONDS", 0.1)
 
 
 def probed_seeds(folder: Path, script: str = DRY + WAITS + REPORT, count: int = 3, **changes: Any) -> Any:
@@ -248,3 +250,72 @@ async def test_a_probe_never_barges_in(tmp_path: Path, home: Any, driver: Driver
         await asyncio.wait_for(dispatcher.run(), 60)
     assert lab.states == ["done"]
     assert len(begun(tmp_path)) == 1
+
+
+async def killed_with_a_probe(folder: Path, driver: Driver, *, started: bool) -> tuple[Lab, Lab]:
+    """Two campaigns that want the only GPU; the first one's dispatcher died with a probe on it."""
+    driver.set(gpus(1))
+    for name in ("dead", "alive"):
+        (folder / name).mkdir()
+    dead = Lab(probed_seeds(folder / "dead", DRY + REPORT, 1, name="dead"))
+    with as_a_process_that_dies():
+        killed = await dead.open().__aenter__()
+    await killed.adopt()
+    if started:
+        await killed.tick()
+        await until(lambda: begun(folder / "dead"))
+    else:
+        killed._record([], {})
+    await killed._prober.close()
+    assert len(dead.rows(t.leases)) == 1
+    assert dead.rows(t.attempts) == []
+    return dead, Lab(seeds(folder / "alive", REPORT, 1, name="alive"))
+
+
+async def test_the_gpu_of_a_dead_ones_probe_that_never_started_comes_back(
+    tmp_path: Path, home: Any, driver: Driver
+) -> None:
+    dead, alive = await killed_with_a_probe(tmp_path, driver, started=False)
+    await alive.run()
+    assert alive.states == ["done"]
+    assert alive.rows(t.leases) == []
+    assert events(dead, "probed") == ["its dispatcher is gone, and nothing of it lives"]
+    finish(tmp_path / "dead")  # whoever goes on probes anew, under a lease of its own
+    await dead.run()
+    assert dead.states == ["done"]
+    assert [r["data"]["spec"]["attempt"] for r in dead.rows(t.events) if r["kind"] == "probe"] == [0, 1]
+    assert len(begun(tmp_path / "dead")) == 1
+    dead.settled()
+
+
+async def test_the_gpu_of_a_dead_ones_probe_comes_back_once_that_is_over(
+    tmp_path: Path, home: Any, driver: Driver
+) -> None:
+    dead, alive = await killed_with_a_probe(tmp_path, driver, started=True)
+    async with alive.open() as dispatcher:
+        await dispatcher.adopt()
+        assert await dispatcher._reclaim.reclaim() == []
+        assert len(alive.rows(t.leases)) == 1
+        finish(tmp_path / "dead")
+        await asyncio.wait_for(dispatcher.run(), 60)
+    assert alive.states == ["done"]
+    assert alive.rows(t.leases) == []
+    await dead.run()
+    assert dead.states == ["done"]
+    assert len(begun(tmp_path / "dead")) == 2
+    dead.settled()
+
+
+async def test_the_probe_of_one_who_lives_keeps_its_gpu(tmp_path: Path, home: Any, driver: Driver) -> None:
+    driver.set(gpus(1))
+    for name in ("busy", "other"):
+        (tmp_path / name).mkdir()
+    busy = Lab(probed_seeds(tmp_path / "busy", DRY + REPORT, 1, name="busy"))
+    other = Lab(seeds(tmp_path / "other", REPORT, 1, name="other"))
+    async with busy.open() as dispatcher:
+        await dispatcher.adopt()
+        dispatcher._record([], {})
+        async with other.open() as waiting:
+            await waiting.adopt()
+            assert await waiting._reclaim.reclaim() == []
+    assert len(busy.rows(t.leases)) == 1
