@@ -50,12 +50,16 @@ async def left_running_since_yesterday(folder: Path, sshd: Sshd, script: str) ->
     work = folder / "work"
     work.mkdir()
     lab = Lab(campaign(work, script))
-    async with lab.open(fleet(sshd)) as first:
+    hosts = fleet(sshd)
+    async with lab.open(hosts) as first:
         driving = asyncio.create_task(first.run())
         await until(lambda: lab.states == ["running"] and list(Path(lab.only.run_dir or "").glob("stdout.log")))
         driving.cancel()
         with suppress(asyncio.CancelledError):
             await driving
+    hosts.close()
+    # A copy that is under way must not come after what the test does to the files.
+    await asyncio.gather(*(asyncio.all_tasks() - {asyncio.current_task()}), return_exceptions=True)
     then = time.time() - DAY
     with lab.setting.ledger.write() as connection:
         connection.execute(t.attempts.update().values(started_at=then, intent_at=then))
@@ -71,8 +75,8 @@ async def test_a_job_that_writes_is_not_stopped_though_nothing_of_it_comes_here(
     lab = await left_running_since_yesterday(tmp_path, sshd, writes + REPORT)
     run_dir = Path(str(lab.only.run_dir))
     rsync = sshd.program_on_path("rsync", BROKEN)
-    assert made_old(run_dir)
     sshd.kill()
+    assert made_old(run_dir)
     async with lab.open(fleet(sshd)) as second:
         await second.adopt()
         (live,) = second._watch.live.values()
