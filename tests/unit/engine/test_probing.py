@@ -272,9 +272,7 @@ async def killed_with_a_probe(folder: Path, driver: Driver, *, started: bool) ->
     return dead, Lab(seeds(folder / "alive", REPORT, 1, name="alive"))
 
 
-async def test_the_gpu_of_a_dead_ones_probe_that_never_started_comes_back(
-    tmp_path: Path, home: Any, driver: Driver
-) -> None:
+async def test_a_dead_ones_probe_gives_back_what_it_never_used(tmp_path: Path, home: Any, driver: Driver) -> None:
     dead, alive = await killed_with_a_probe(tmp_path, driver, started=False)
     await alive.run()
     assert alive.states == ["done"]
@@ -288,9 +286,7 @@ async def test_the_gpu_of_a_dead_ones_probe_that_never_started_comes_back(
     dead.settled()
 
 
-async def test_the_gpu_of_a_dead_ones_probe_comes_back_once_that_is_over(
-    tmp_path: Path, home: Any, driver: Driver
-) -> None:
+async def test_a_dead_ones_probe_gives_its_gpu_back_once_over(tmp_path: Path, home: Any, driver: Driver) -> None:
     dead, alive = await killed_with_a_probe(tmp_path, driver, started=True)
     async with alive.open() as dispatcher:
         await dispatcher.adopt()
