@@ -93,8 +93,10 @@ class Dispatcher:
                     why = f"host {live.handle.host} is away"
                     self.ends.tell(AttemptEnd(live.spec.exp_id, live.spec.attempt, ExperimentState.ON_HOLD, why))
                 return
+            # Not wait_for: up to Python 3.11 it loses a cancellation that comes together with news.
             with suppress(TimeoutError):
-                await asyncio.wait_for(self._watch.woken.wait(), self._until_next())
+                async with asyncio.timeout(self._until_next()):
+                    await self._watch.woken.wait()
             self._watch.woken.clear()
             if not self._watch.some_ended:
                 self._starter.write_submitted()

@@ -124,7 +124,7 @@ class SshLauncher:
         An exit is told once the record and all other files are here; jobs of a host that does not answer are
         ``unreachable``. A job whose end is here already costs no call.
         """
-        return await observe_jobs(self._connection, self._there, handles)
+        return await observe_jobs(self._connection, self._there, handles, clock=self._clock)
 
     async def cancel(self, spec: AttemptSpec, handle: Handle, *, grace_seconds: float = 10.0) -> None:
         """End the whole tree there: the session of `job.sh` and all descendants. Believed only when seen.

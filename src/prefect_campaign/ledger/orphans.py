@@ -12,6 +12,9 @@ from prefect_campaign.ledger.campaigns import CampaignRow
 from prefect_campaign.ledger.events import add_event
 from prefect_campaign.ledger.leases import release
 
+LONG_SECONDS = 600.0
+"""A process whose hold is over for so long is taken to be gone, also on another machine, where nobody can look."""
+
 
 @dataclass(frozen=True)
 class Orphan:
@@ -46,7 +49,7 @@ def orphans(
     leased = select(lease.token, lease.campaign_id).where(lease.host.in_(list(hosts)), lease.campaign_id != campaign_id)
     owners = {row.token: row.campaign_id for row in connection.execute(leased)}
     rows = connection.execute(select(t.campaigns).where(t.campaigns.c.id.in_(set(owners.values())))).mappings()
-    undriven = {row["id"]: row["fence"] for row in rows if CampaignRow(**row).driver(now, alive) is None}
+    undriven = {row["id"]: row["fence"] for row in rows if _undriven(CampaignRow(**row), now, alive)}
     held = [token for token, owner in owners.items() if owner in undriven]
     columns = (a.token, a.campaign_id, a.exp_id, a.host, a.launcher, a.spec, a.handle)
     attempts = connection.execute(select(*columns).where(a.token.in_(held))).mappings()
@@ -84,3 +87,8 @@ def _probe(row: dict[str, Any], undriven: Mapping[int, int]) -> Orphan:
         fence=undriven[row["campaign_id"]],
         probe=data["key"],
     )
+
+
+def _undriven(row: CampaignRow, now: float, alive: Callable[[str], bool]) -> bool:
+    """Whether nobody drives a campaign: a process that was suspended lives, though its hold is over."""
+    return row.owner is None or not alive(row.owner) or (row.owner_expires or 0.0) < now - LONG_SECONDS

@@ -65,7 +65,7 @@ class Reader:
             raise LedgerDamaged(self._damaged(error)) from None
         for row in found:
             for key in row.keys() & JSON_COLUMNS:
-                if isinstance(row[key], str):
+                if self._sqlite is not None and isinstance(row[key], str):  # other drivers decode by themselves
                     row[key] = json.loads(row[key])
         return found
 
