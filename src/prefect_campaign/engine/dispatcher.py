@@ -153,7 +153,7 @@ class Dispatcher:
 
     async def close(self) -> None:
         """Stop watching; what runs goes on."""
-        beside = self._environment, self._prober, self._preflight, self._away, self._reclaim
+        beside = self._planner.origin, self._environment, self._prober, self._preflight, self._away, self._reclaim
         for one in (*beside, self._hosts, self._watch):
             await one.close()
 

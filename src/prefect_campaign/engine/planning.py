@@ -11,9 +11,9 @@ from prefect_campaign.decide.vram import USER, Estimate, Shape
 from prefect_campaign.engine.attempts import first_spec, spec_from
 from prefect_campaign.engine.batch import Batch
 from prefect_campaign.engine.hosts import FRESH_SECONDS, Hosts
+from prefect_campaign.engine.origin import Origin
 from prefect_campaign.engine.preflight import busy, tenants
 from prefect_campaign.engine.probing import Prober
-from prefect_campaign.engine.process import git_state
 from prefect_campaign.engine.vram import Vram
 from prefect_campaign.ledger import batches, gates, leases, waits
 from prefect_campaign.ledger.campaigns import CampaignRow
@@ -63,7 +63,8 @@ class Planner:
         self._campaign = campaign
         self._row = row
         self._batch = batch
-        self._commit, _ = git_state(campaign.workdir)
+        self.origin = Origin(campaign.workdir, ledger.clock)
+        """The commit that attempts record."""
         with ledger.read() as connection:
             approval = gates.question(connection, row.id, row.plan_hash)
         self._approved_hours = approval.budget_hours if approval else None
@@ -114,6 +115,7 @@ class Planner:
         Raises:
             Stale: an experiment or a device was taken meanwhile.
         """
+        self.origin.refresh()
         leases.lock(connection)
         taken = leases.held(connection, [v.host for v in self._hosts.views])
         held = self._hosts.held(taken)
@@ -238,7 +240,7 @@ class Planner:
             shared=self._rules.share and demand.vram_mb is not None,
             until=self._expected_end(place.host, demand.seconds),
             vram_source=source,
-            git_commit=self._commit,
+            git_commit=self.origin.name,
         )
 
     def _expected_end(self, host: str, seconds: float | None) -> float | None:

@@ -53,16 +53,3 @@ def identity_alive(identity: str) -> bool:
         return True
     process = read_process(int(pid))
     return process is not None and process.alive and identity_of(int(pid)) == identity
-
-
-def git_state(folder: str) -> tuple[str | None, bool]:
-    """Commit of the work tree around `folder` as it is recorded with an attempt, and whether tracked files differ."""
-    from prefect_campaign.engine.tree import read_tree  # which runs git by way of this module
-
-    tree = read_tree(folder)
-    return tree.name, tree.dirty
-
-
-def hostname() -> str:
-    """Name of this machine, as leases and results know it."""
-    return host_name()

@@ -1,0 +1,44 @@
+"""Each attempt records the commit that it ran from, also when people commit or edit meanwhile."""
+
+import asyncio
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pytest
+from unit.engine.lab import REPORT, Lab, campaign, until
+
+from prefect_campaign.engine import origin
+
+
+def git(folder: Path, *words: str) -> str:
+    argv = ["git", "-c", "user.name=ann", "-c", "user.email=ann@example.org", *words]
+    return subprocess.run(argv, cwd=folder, check=True, capture_output=True, text=True).stdout.strip()
+
+
+async def test_a_commit_in_the_middle_is_recorded_with_those_that_start_later(
+    tmp_path: Path, home: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(origin, "AGAIN_SECONDS", 0.0)
+    work = tmp_path / "work"
+    work.mkdir()
+    script = f"until [ -e {tmp_path}/go ]; do sleep 0.02; done\n{REPORT}"
+    lab = Lab(campaign(work, script, points=[1, 2, 3], policy={"max_parallel": 1}))
+    (work / "code").write_text("1")
+    git(work, "init", "-q")
+    git(work, "add", "code")
+    git(work, "commit", "-qm", "one")
+    first = git(work, "rev-parse", "HEAD")
+    async with lab.open() as dispatcher:
+        run = asyncio.create_task(dispatcher.run())
+        await until(lambda: lab.states.count("running") == 1)
+        (work / "code").write_text("2")
+        git(work, "commit", "-qam", "two")
+        (work / "code").write_text("3")
+        dispatcher._planner.origin.refresh()  # as every placement does
+        await until(lambda: str(dispatcher._planner.origin.name).endswith("-dirty"))
+        (tmp_path / "go").touch()
+        await asyncio.wait_for(run, 60)
+    commits = [v.git_commit for v in lab.views]
+    assert commits[0] == first
+    assert commits[1:] == [f"{git(work, 'rev-parse', 'HEAD')}-dirty"] * 2
