@@ -130,7 +130,9 @@ async def test_of_many_launchers_that_submit_one_attempt_at_once_one_job_runs(wo
     spec = waiting(world)
     launchers = [world.launcher(sshd) for _ in range(4)]
     results = await asyncio.gather(*(one.submit(spec) for one in launchers), return_exceptions=True)
-    assert all(isinstance(one, Handle | Unknown) for one in results), results
+    # Transient: a connection more than the host lets in at once; nothing was started by it.
+    assert all(isinstance(one, Handle | Unknown | Transient) for one in results), [repr(one) for one in results]
+    assert any(isinstance(one, Handle) for one in results), [repr(one) for one in results]
     await wait_until((world.folder / "runs").exists)
     found = [await world.launcher(sshd).find(spec) for _ in range(2)]
     assert found[0] == found[1]
