@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal
 from prefect import flow, get_run_logger, runtime
 from pydantic import Field
 
-from prefect_campaign.decide.ending import ending
+from prefect_campaign.decide.ending import ending, held_up
 from prefect_campaign.decide.iterate import after_pivot
 from prefect_campaign.decide.pilot import PilotDecision, decide_pilot
 from prefect_campaign.decide.verdicts import StageVerdict
@@ -98,10 +98,12 @@ async def _drive(setting: Setting, phase: str = PILOT) -> dict[str, Any]:
     if phase != FULL:
         warn_of_changes(await setting.tree())
     verdicts = [] if phase == FULL else await _pilot(setting)
+    last = setting.plan.stages[len(verdicts) - 1].name if verdicts else ""
     missing = next((v.metric_missing for v in verdicts if v.metric_missing), None)
-    if missing:
+    why = missing.message if missing else held_up(last, setting.views(last)) if verdicts else ""
+    if why:
         todo = f"mend it and run again, or `campaign resume {setting.row.name} --retry-failed`"
-        setting.change(reason=f"{missing.message}; {todo}")
+        setting.change(reason=f"{why}; {todo}")
         return outcome_of(setting.row.name)
     verdicts = verdicts or _verdicts_so_far(setting)
     answer = await _gate(setting, verdicts, decide_pilot(verdicts))

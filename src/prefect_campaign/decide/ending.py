@@ -26,5 +26,18 @@ def ending(name: str, views: Sequence[ExperimentView]) -> tuple[CampaignStatus, 
     return CampaignStatus.COMPLETED, f"{_some(failed, views)} failed, {advice}" if failed else ""
 
 
+def held_up(stage: str, views: Sequence[ExperimentView]) -> str:
+    """Why a stage has nothing to judge: its experiments are on hold, and none is done; empty if it has something.
+
+    Args:
+        stage: name of the stage.
+        views: its experiments.
+    """
+    held = [v for v in views if v.state == ExperimentState.ON_HOLD]
+    if not held or any(v.state == ExperimentState.DONE for v in views):
+        return ""
+    return f"{len(held)} of {len(views)} experiments of stage {stage!r} are on hold: {held[0].exp_id} {held[0].reason}"
+
+
 def _some(chosen: Sequence[str], views: Sequence[ExperimentView]) -> str:
     return f"{len(chosen)} of {len(views)} experiments, e.g. {chosen[0]},"

@@ -3,7 +3,7 @@
 import pytest
 from unit.decide.decide_data import campaign, view
 
-from prefect_campaign.decide.ending import ending
+from prefect_campaign.decide.ending import ending, held_up
 from prefect_campaign.model.plan import make_plan
 
 FULL = make_plan(campaign()).of_stage("full")
@@ -43,3 +43,19 @@ def test_what_did_not_end_keeps_it_open(left: str) -> None:
     status, reason = ended("done", "failed", left)
     assert status == "open"
     assert FULL[2].exp_id in reason
+
+
+@pytest.mark.parametrize(
+    ("states", "told"),
+    [
+        (["on_hold", "on_hold"], "2 of 2 experiments of stage 'small' are on hold: "),
+        (["on_hold", "failed"], "1 of 2 experiments of stage 'small' are on hold: "),
+        (["on_hold", "done"], ""),
+        (["failed", "failed"], ""),
+        (["done"], ""),
+    ],
+)
+def test_a_stage_of_which_nothing_could_run_has_nothing_to_judge(states: list[str], told: str) -> None:
+    found = held_up("small", [view(p, {"state": s}) for p, s in zip(FULL, states, strict=False)])
+    assert found.startswith(told)
+    assert bool(found) == bool(told)
