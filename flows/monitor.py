@@ -6,6 +6,7 @@ from contextlib import suppress
 from prefect import flow, get_run_logger
 from prefect.exceptions import CancelledRun
 
+from prefect_campaign.engine.beside import stop
 from prefect_campaign.engine.dispatcher import open_dispatcher
 from prefect_campaign.engine.rounds import has_open_attempts, open_round, rounds_to_tend
 from prefect_campaign.engine.setting import Setting, open_setting, refuse_if_driven
@@ -98,9 +99,7 @@ async def _watch_until_trouble(setting: Setting, stage: str) -> None:
                 await board.try_look()
         finally:
             # Runs are cancelled after a fault: whoever goes on follows the same experiments anew.
-            for task in (*beside, *runs.values()):
-                task.cancel()
-            await asyncio.wait([*beside, *runs.values()], timeout=5)
+            await stop(*beside, *runs.values())
 
 
 async def _followed(exp_id: str) -> None:

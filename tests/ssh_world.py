@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 from contract.launchers import PATIENCE, make_spec, see
+from ends import ended
 from ssh_rig import Sshd
 
 from prefect_campaign.launch.ssh import SshLauncher
@@ -50,7 +51,7 @@ def world(tmp_path: Path) -> Iterator[World]:
 async def finished(launcher: SshLauncher, spec: AttemptSpec) -> Observation:
     """Submit, wait for the end, observe."""
     handle = await launcher.submit(spec)
-    await asyncio.wait_for(launcher.ended(spec, handle), PATIENCE)
+    await asyncio.wait_for(ended(launcher, spec, handle), PATIENCE)
     return await see(launcher, spec, handle)
 
 

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 from contract.launchers import PATIENCE, LauncherTests, run_to_end, see, wait_until
+from ends import ended
 
 from prefect_campaign.model.errors import Unknown
 from prefect_campaign.model.records import Handle
@@ -26,7 +27,7 @@ class KeepingContract(LauncherTests):
         other = new_launcher()
         assert await other.find(spec) == handle
         assert (await see(other, spec, handle)).status == "running"
-        over = asyncio.create_task(other.ended(spec, handle))
+        over = asyncio.create_task(ended(other, spec, handle))
         (root / "go").touch()
         await asyncio.wait_for(over, PATIENCE)
         assert (await see(other, spec, handle)).exit_code == 4
@@ -37,7 +38,7 @@ class KeepingContract(LauncherTests):
         other = new_launcher()
         handle = await other.find(spec)
         assert handle is not None
-        await asyncio.wait_for(other.ended(spec, handle), PATIENCE)
+        await asyncio.wait_for(ended(other, spec, handle), PATIENCE)
         assert (await see(other, spec, handle)).exit_code == 6
 
     async def test_a_handle_survives_json(self, new_launcher, spec_of):
@@ -63,7 +64,7 @@ class KeepingContract(LauncherTests):
         first.close()
         (root / "go").touch()
         other = new_launcher()
-        await asyncio.wait_for(other.ended(spec, handle), PATIENCE)
+        await asyncio.wait_for(ended(other, spec, handle), PATIENCE)
         assert (await see(other, spec, handle)).exit_code == 3
 
     # -- watching -----------------------------------------------------------------------------------------------
@@ -71,7 +72,7 @@ class KeepingContract(LauncherTests):
     async def test_many_are_observed_at_once_each_with_its_own_result(self, launcher, spec_of):
         specs = [spec_of("sh", "-c", f"exit {n}", name=f"e{n}") for n in range(5)]
         pairs = [(spec, await launcher.submit(spec)) for spec in specs]
-        await asyncio.wait_for(asyncio.gather(*(launcher.ended(*pair) for pair in pairs)), PATIENCE)
+        await asyncio.wait_for(asyncio.gather(*(ended(launcher, *pair) for pair in pairs)), PATIENCE)
         (Path(specs[2].run_dir) / "status.json").write_text("garbage")
         seen = await launcher.observe(pairs)
         assert [seen[s.token].exit_code for s in specs] == [0, 1, None, 3, 4]
@@ -118,7 +119,7 @@ class KeepingContract(LauncherTests):
     async def test_a_damaged_record_is_no_exit_and_is_set_aside(self, launcher, spec_of, content):
         spec = spec_of("true")
         handle = await launcher.submit(spec)
-        await asyncio.wait_for(launcher.ended(spec, handle), PATIENCE)
+        await asyncio.wait_for(ended(launcher, spec, handle), PATIENCE)
         record = Path(spec.run_dir) / "status.json"
         record.write_bytes(content)
         seen = await see(launcher, spec, handle)

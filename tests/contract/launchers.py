@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from ends import ended
 
 from prefect_campaign.launch.protocol import Launcher
 from prefect_campaign.model.records import AttemptSpec, Handle, Observation
@@ -48,7 +49,7 @@ async def see(launcher: Launcher, spec: AttemptSpec, handle: Handle) -> Observat
 async def run_to_end(launcher: Launcher, spec: AttemptSpec) -> Observation:
     """Submit, wait for the end, observe."""
     handle = await launcher.submit(spec)
-    await asyncio.wait_for(launcher.ended(spec, handle), PATIENCE)
+    await asyncio.wait_for(ended(launcher, spec, handle), PATIENCE)
     return await see(launcher, spec, handle)
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 from contract.launchers import PATIENCE, LauncherTests, make_spec, run_to_end, see
+from ends import ended
 
 from prefect_campaign.model.errors import Refused
 
@@ -110,7 +111,7 @@ class RunningContract(LauncherTests):
         spec = make_spec(base / "e e" / "a1", "sh", "-c", 'echo hi >"$CAMPAIGN_RUN_DIR/here"', workdir=str(base))
         handle = await launcher.submit(spec)
         assert await launcher.find(spec) == handle
-        await asyncio.wait_for(launcher.ended(spec, handle), PATIENCE)
+        await asyncio.wait_for(ended(launcher, spec, handle), PATIENCE)
         assert (await see(launcher, spec, handle)).exit_code == 0
         assert (Path(spec.run_dir) / "here").read_text() == "hi\n"
         assert not list(root.rglob("injected"))

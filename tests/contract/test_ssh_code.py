@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 from contract.launchers import wait_until
+from ends import ended
 from ssh_rig import Sshd, running
 from ssh_world import World, finished, world
 
@@ -77,7 +78,7 @@ async def test_changed_code_goes_to_another_folder_and_running_jobs_keep_theirs(
     second = world.spec("sh", "train.sh", name="two")
     await finished(launcher, second)
     go.touch()
-    await launcher.ended(first, handle)
+    await ended(launcher, first, handle)
     assert (said(launcher, first), said(launcher, second)) == (["one"], ["two"])
     (world.work / "train.sh").write_text("echo one")
     third = world.spec("sh", "train.sh", name="three")
@@ -127,7 +128,7 @@ async def test_paths_in_command_and_variables_become_the_hosts(world: World, ssh
     spec = world.spec("sh", "-c", 'printf "%s\\n" "$@" "$CKPT" "$PLAIN" "$PWD"', "sh", *words, env=env)
     launcher = world.launcher(sshd)
     handle = await launcher.submit(spec)
-    await launcher.ended(spec, handle)
+    await ended(launcher, spec, handle)
     there = handle.detail["run_dir"]
     *lines, work = said(launcher, spec)
     base = os.path.dirname(there)
@@ -187,7 +188,7 @@ async def test_logs_and_metrics_are_here_while_the_job_runs(world: World, sshd: 
     )
     assert not (out.parent / "status.json").exists()
     go.touch()
-    await launcher.ended(spec, handle)
+    await ended(launcher, spec, handle)
 
 
 async def test_a_working_folder_that_is_too_large_is_refused(world: World, sshd: Sshd, monkeypatch):

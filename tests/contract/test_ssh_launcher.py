@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 from contract.launcher_contract import LauncherContract
 from contract.launchers import PATIENCE, make_spec, run_to_end, see
+from ends import ended
 from ssh_rig import Sshd, running
 
 from prefect_campaign.launch.ssh import SshLauncher
@@ -66,7 +67,7 @@ class TestSshLauncher(LauncherContract):
     async def test_the_job_finds_the_contract_in_its_environment(self, launcher, spec_of):
         spec = spec_of("env", "-0", env={"OWN": "mine", "CAMPAIGN_SEED": "not this", "WANDB_DIR": "/elsewhere"})
         handle = await launcher.submit(spec)
-        await asyncio.wait_for(launcher.ended(spec, handle), PATIENCE)
+        await asyncio.wait_for(ended(launcher, spec, handle), PATIENCE)
         found = dict(item.split("=", 1) for item in launcher.logs(spec)[0].read_text().split("\0") if item)
         there = handle.detail["run_dir"]
         assert found["CAMPAIGN_RUN_DIR"] == there != spec.run_dir
@@ -81,7 +82,7 @@ class TestSshLauncher(LauncherContract):
         pairs = [(spec, await launcher.submit(spec)) for spec in specs]
         wait_for_record(pairs[2][1])
         (Path(pairs[2][1].detail["run_dir"]) / "status.json").write_text("garbage")
-        await asyncio.wait_for(asyncio.gather(*(launcher.ended(*pair) for pair in pairs)), PATIENCE)
+        await asyncio.wait_for(asyncio.gather(*(ended(launcher, *pair) for pair in pairs)), PATIENCE)
         seen = await launcher.observe(pairs)
         assert [seen[s.token].exit_code for s in specs] == [0, 1, None, 3, 4]
         assert seen[specs[2].token].status == "gone"

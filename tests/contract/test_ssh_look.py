@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 from contract.launchers import wait_until
+from ends import ended
 from smi import PROCESS, gpu, log
 from ssh_rig import Sshd, running
 from ssh_world import World, world
@@ -130,7 +131,7 @@ async def test_two_hosts_have_their_own_homes_gpus_and_jobs(world: World, sshd: 
             spec = world.spec("sh", "train.sh", name=view.host, gpus=(view.gpus[0].uuid,), host=view.host)
             handle = await launcher.submit(spec)
             assert (handle.launcher, handle.host) == ("ssh", view.host)
-            await launcher.ended(spec, handle)
+            await ended(launcher, spec, handle)
             assert launcher.logs(spec)[0].read_text().split() == [str(host.home), view.gpus[0].uuid]
 
 

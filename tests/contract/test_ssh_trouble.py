@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 from contract.launchers import PATIENCE, see, wait_until
+from ends import ended
 from ssh_rig import Sshd, running
 from ssh_world import World, finished, seen_as, waiting, world
 
@@ -33,7 +34,7 @@ async def test_a_host_that_goes_and_comes_back_is_unreachable_and_then_its_job_i
     launcher = world.launcher(sshd)
     handle = await launcher.submit(spec)
     await wait_until((world.folder / "runs").exists)
-    over = asyncio.create_task(launcher.ended(spec, handle))
+    over = asyncio.create_task(ended(launcher, spec, handle))
     sshd.kill()
     seen = await seen_as(launcher, spec, handle, lambda one: one.status == "unreachable")
     assert "h1" in seen.detail
@@ -140,7 +141,7 @@ async def test_of_many_launchers_that_submit_one_attempt_at_once_one_job_runs(wo
         if isinstance(one, Handle):
             assert (await see(launchers[0], spec, one)).status == "running"
     (world.folder / "go").touch()
-    await asyncio.wait_for(launchers[0].ended(spec, found[0]), PATIENCE)
+    await asyncio.wait_for(ended(launchers[0], spec, found[0]), PATIENCE)
     assert (await see(launchers[0], spec, found[0])).exit_code == 3
     assert (world.folder / "runs").read_text() == "run\n"
 
@@ -155,7 +156,7 @@ async def test_jobs_in_tmux_are_mirrored_too(world: World, sshd: Sshd, tmp_path_
         handle = await launcher.submit(spec)
         assert handle.detail["attach"] == "tmux -L campaign attach -t =pc-t-e-a1"
         (world.folder / "go").touch()
-        await asyncio.wait_for(launcher.ended(spec, handle), PATIENCE)
+        await asyncio.wait_for(ended(launcher, spec, handle), PATIENCE)
         assert (await see(launcher, spec, handle)).exit_code == 3
 
 

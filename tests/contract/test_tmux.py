@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 from contract.launcher_contract import LauncherContract
 from contract.launchers import PATIENCE, make_spec, see, wait_until
+from ends import ended
 from ssh_rig import Sshd, running
 
 from prefect_campaign.launch.local import LocalLauncher
@@ -97,7 +98,7 @@ async def test_a_person_who_attaches_sees_the_live_output_and_the_logs_have_it_t
     assert "seen-42" in tmux(sockets, "capture-pane", "-p", "-t", target).stdout
     assert [path.read_text() for path in launcher.logs(spec)] == ["seen-42\n", "errors-43\n"]
     (tmp_path / "go").touch()
-    await asyncio.wait_for(launcher.ended(spec, handle), PATIENCE)
+    await asyncio.wait_for(ended(launcher, spec, handle), PATIENCE)
     await wait_until(lambda: tmux(sockets, "has-session", "-t", target).returncode != 0, "its session ends with it")
 
 
@@ -138,7 +139,7 @@ async def test_a_killed_session_is_seen_and_others_live_on(launcher, sockets, tm
     first, second = await launcher.submit(one), await launcher.submit(two)
     await wait_until((Path(one.run_dir) / "claim/pid").exists)
     tmux(sockets, "kill-session", "-t", f"={session_name(one.token)}")
-    await asyncio.wait_for(launcher.ended(one, first), PATIENCE)
+    await asyncio.wait_for(ended(launcher, one, first), PATIENCE)
     seen = await see(launcher, one, first)
     assert seen.status == "gone" or seen.exit_code in (129, 143)
     assert (await see(launcher, two, second)).status == "running"
@@ -150,7 +151,7 @@ async def test_a_killed_tmux_server_is_seen(launcher, sockets, tmp_path):
     handle = await launcher.submit(spec)
     await wait_until((Path(spec.run_dir) / "claim/pid").exists)
     os.kill(int(tmux(sockets, "display-message", "-p", "#{pid}").stdout), 9)
-    await asyncio.wait_for(launcher.ended(spec, handle), PATIENCE)
+    await asyncio.wait_for(ended(launcher, spec, handle), PATIENCE)
     seen = await see(launcher, spec, handle)
     assert seen.status == "gone" or seen.exit_code in (129, 143)
 
@@ -175,7 +176,7 @@ async def test_every_job_has_the_environment_of_its_own_starter(launcher, socket
         said.append((spec, handle))
     (tmp_path / "go").touch()
     for spec, handle in said:
-        await asyncio.wait_for(launcher.ended(spec, handle), PATIENCE)
+        await asyncio.wait_for(ended(launcher, spec, handle), PATIENCE)
     assert [launcher.logs(spec)[0].read_text() for spec, _ in said] == ["number 0\n", "number 1\n"]
 
 
@@ -196,7 +197,7 @@ async def test_odd_tokens_have_sessions_too(launcher, sockets, tmp_path, token):
     name = handle.detail["attach"].rsplit("=", 1)[1]
     assert tmux(sockets, "list-sessions", "-F", "#S").stdout.split() == [name]
     (tmp_path / "go").touch()
-    await asyncio.wait_for(launcher.ended(spec, handle), PATIENCE)
+    await asyncio.wait_for(ended(launcher, spec, handle), PATIENCE)
     assert (await see(launcher, spec, handle)).exit_code == 3
 
 

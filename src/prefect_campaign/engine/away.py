@@ -6,6 +6,7 @@ from collections.abc import Iterable
 
 from sqlalchemy import Connection
 
+from prefect_campaign.engine.beside import stop
 from prefect_campaign.engine.hold import Hold
 from prefect_campaign.engine.telemetry import Heard
 from prefect_campaign.engine.watching import Live, Watch
@@ -71,9 +72,7 @@ class Away:
 
     async def close(self) -> None:
         """Stop looking."""
-        if self._poll is not None:
-            self._poll.cancel()
-            await asyncio.wait([self._poll], timeout=5)
+        await stop(self._poll)
 
     async def _see(self, lives: list[Live], now: float) -> None:
         try:

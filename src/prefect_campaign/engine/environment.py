@@ -8,6 +8,7 @@ import logging
 from pathlib import Path
 
 from prefect_campaign.engine.batch import Batch
+from prefect_campaign.engine.beside import stop
 from prefect_campaign.engine.check_run import Needless, sweep
 from prefect_campaign.engine.hold import Hold
 from prefect_campaign.engine.host_check import NOT_PASSED, REACH, HostCheck, Site
@@ -127,11 +128,7 @@ class Environment:
         """
         if not self._site.batch.waiting:
             await self.settle()
-        tasks = [*self._tasks.values(), *([self._comparing] if self._comparing else [])]
-        for task in tasks:
-            task.cancel()
-        if tasks:
-            await asyncio.wait(tasks, timeout=5)
+        await stop(*self._tasks.values(), self._comparing)
 
     # -- what is known ------------------------------------------------------------------------------------------
 

@@ -5,11 +5,12 @@ import dataclasses
 import logging
 from collections.abc import Callable, Mapping, Sequence
 
+from prefect_campaign.engine.beside import stop
 from prefect_campaign.launch.fleet import Fleet
 from prefect_campaign.launch.protocol import Launcher
 from prefect_campaign.ledger.leases import Lease
 from prefect_campaign.model.clock import Clock
-from prefect_campaign.model.devices import Gpu, HostView
+from prefect_campaign.model.devices import HostView
 from prefect_campaign.model.errors import Refused
 from prefect_campaign.placement.demand import Held
 from prefect_campaign.placement.peaks import Peaks
@@ -101,10 +102,6 @@ class Hosts:
         """Name of the launcher of a host."""
         return next(v.launcher for v in self.views if v.host == host)
 
-    def gpu(self, host: str, uuid: str) -> Gpu | None:
-        """One GPU as it was last seen."""
-        return next((g for v in self.views if v.host == host for g in v.gpus if g.uuid == uuid), None)
-
     def held(self, leases: Sequence[Lease]) -> list[Held]:
         """The leases with what the driver shows of them already."""
         shown: dict[tuple[str, str, tuple[str, ...]], int] = {}
@@ -129,9 +126,7 @@ class Hosts:
 
     async def close(self) -> None:
         """Stop looking."""
-        if self._looking is not None:
-            self._looking.cancel()
-            await asyncio.wait([self._looking], timeout=5)
+        await stop(self._looking)
 
     def _take_in(self, seen: tuple[HostView, ...]) -> None:
         self.seen = seen

@@ -2,6 +2,7 @@
 
 import asyncio
 
+from prefect_campaign.engine.beside import stop
 from prefect_campaign.engine.tree import read_tree
 from prefect_campaign.model.clock import Clock
 
@@ -32,9 +33,7 @@ class Origin:
 
     async def close(self) -> None:
         """Stop reading."""
-        if self._task is not None:
-            self._task.cancel()
-            await asyncio.wait([self._task], timeout=5)
+        await stop(self._task)
 
     async def _read(self) -> None:
         try:

@@ -110,13 +110,12 @@ class Planner:
         )
 
     def place(self, connection: Connection, due: Sequence[str], now: float) -> list[Intent]:
-        """Devices for what is due; read and taken in one transaction, so that nobody else's lease can come between.
+        """Devices for what is due, within a transaction that holds the lock of the leases.
 
         Raises:
             Stale: an experiment or a device was taken meanwhile.
         """
         self.origin.refresh()
-        leases.lock(connection)
         taken = leases.held(connection, [v.host for v in self._hosts.views])
         held = self._hosts.held(taken)
         left = rooms(self._hosts.views, held, self._rules, self._hosts.extra) if self.wants_gpus else []
@@ -145,7 +144,9 @@ class Planner:
         intents = [
             self._intent(self._batch.waiting[a.exp_id], a, *wanted[a.exp_id]) for a in got if a.exp_id not in probed
         ]
-        self._tell_others(connection, [d for d, _ in wanted.values() if d.exp_id not in {a.exp_id for a in got}], now)
+        if self.wants_gpus:
+            placed = {a.exp_id for a in got}
+            self._tell_others(connection, [d for d, _ in wanted.values() if d.exp_id not in placed], now)
         record_intents(connection, self._row.id, intents, now=now)
         if self._campaign.sweep.optuna_search:
             batches.record_params(connection, self._row.id, [i.spec for i in intents])

@@ -5,6 +5,7 @@ import logging
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 
+from prefect_campaign.engine.beside import stop
 from prefect_campaign.engine.hold import Hold
 from prefect_campaign.engine.hosts import Hosts, run_key
 from prefect_campaign.ledger import alerts, leases
@@ -106,10 +107,7 @@ class Preflight:
 
     async def close(self) -> None:
         """Stop looking; nothing was started."""
-        for look in self._looks.values():
-            look.cancel()
-        if self._looks:
-            await asyncio.wait(self._looks.values(), timeout=5)
+        await stop(*self._looks.values())
 
     async def _look(self, host: str) -> None:
         began = self._hold.now()

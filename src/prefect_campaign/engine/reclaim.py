@@ -4,6 +4,7 @@ import asyncio
 import logging
 
 from prefect_campaign.engine.attempts import spec_from
+from prefect_campaign.engine.beside import stop
 from prefect_campaign.engine.hold import Hold
 from prefect_campaign.engine.hosts import Hosts
 from prefect_campaign.engine.process import identity_alive
@@ -54,9 +55,7 @@ class Reclaim:
 
     async def close(self) -> None:
         """Stop looking."""
-        if self._task is not None:
-            self._task.cancel()
-            await asyncio.wait([self._task], timeout=5)
+        await stop(self._task)
 
     async def _look_beside(self) -> None:
         try:

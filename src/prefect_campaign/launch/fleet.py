@@ -59,10 +59,6 @@ class Fleet:
         if spec.host in self.members:
             self.members[spec.host].watch(spec, handle, on_end)
 
-    async def ended(self, spec: AttemptSpec, handle: Handle) -> None:
-        """Return as soon as the job is over."""
-        await self.member(spec.host).ended(spec, handle)
-
     def logs(self, spec: AttemptSpec) -> tuple[Path, Path]:
         """Paths of stdout and stderr of the attempt."""
         return self.member(spec.host).logs(spec)

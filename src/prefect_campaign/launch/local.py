@@ -178,12 +178,6 @@ class LocalLauncher:
         over = _observe(spec, handle).status in ("exited", "gone")
         asyncio.get_running_loop().call_later(0 if over else _UNSEEN_SECONDS, on_end, spec.token)
 
-    async def ended(self, spec: AttemptSpec, handle: Handle) -> None:
-        """Return as soon as the job is over."""
-        over = asyncio.get_running_loop().create_future()
-        self.watch(spec, handle, lambda _: None if over.done() else over.set_result(None))
-        await over
-
     def logs(self, spec: AttemptSpec) -> tuple[Path, Path]:
         """Paths of stdout and stderr of the attempt."""
         run_dir = Path(spec.run_dir)

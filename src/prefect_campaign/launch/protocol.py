@@ -1,4 +1,4 @@
-"""What every launcher can do: submit, find by token, observe many, cancel, show logs, tell the end."""
+"""What every launcher can do: submit, find by token, observe many, cancel, tell the end, show logs."""
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -61,10 +61,6 @@ class Launcher(Protocol):
 
         How it ended is for `observe` to say. A job that is over already is told at the next turn of the loop.
         """
-        ...
-
-    async def ended(self, spec: AttemptSpec, handle: Handle) -> None:
-        """Return as soon as the job is over (`watch` as a coroutine)."""
         ...
 
     def logs(self, spec: AttemptSpec) -> tuple[Path, Path]:

@@ -149,12 +149,6 @@ class SshLauncher:
         if self._poller is None or self._poller.done():
             self._poller = asyncio.get_running_loop().create_task(self._poll())
 
-    async def ended(self, spec: AttemptSpec, handle: Handle) -> None:
-        """Return as soon as the job is over."""
-        over = asyncio.get_running_loop().create_future()
-        self.watch(spec, handle, lambda _: None if over.done() else over.set_result(None))
-        await over
-
     def logs(self, spec: AttemptSpec) -> tuple[Path, Path]:
         """Local paths of stdout and stderr; they are as new as the last look at the job."""
         run_dir = Path(spec.run_dir)

@@ -120,15 +120,6 @@ def gate_of_run(reader: Reader, flow_run_id: str) -> dict[str, Any] | None:
     return rows[0] if rows else None
 
 
-def failed_attempts(reader: Reader, campaign_id: int) -> list[dict[str, Any]]:
-    """All attempts that ended badly, oldest first, with diagnosis and fix."""
-    return reader.rows(
-        "SELECT exp_id, attempt, token, signature, cause, evidence, fix, run_dir, ended_at FROM attempts "
-        "WHERE campaign_id = :campaign_id AND state IN ('failed', 'lost') ORDER BY id",
-        campaign_id=campaign_id,
-    )
-
-
 def code_origins(reader: Reader, campaign_id: int) -> list[str]:
     """Which code the full phase started from, one line each time that it was another; see `tasks.steps`."""
     rows = reader.rows(

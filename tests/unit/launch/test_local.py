@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 from contract.launchers import PATIENCE, make_spec, process_runs, run_to_end, see, wait_until
+from ends import ended
 
 from prefect_campaign.launch.local import LocalLauncher
 from prefect_campaign.launch.process import read_process
@@ -57,7 +58,7 @@ async def test_a_job_survives_the_kill_of_its_starter_and_is_adopted(launcher, t
     assert handle is not None
     assert handle.__dict__ == json.loads(done.stdout)
     assert (await see(launcher, spec, handle)).status == "running"
-    over = asyncio.create_task(launcher.ended(spec, handle))
+    over = asyncio.create_task(ended(launcher, spec, handle))
     (tmp_path / "go").touch()
     await asyncio.wait_for(over, PATIENCE)
     assert (await see(launcher, spec, handle)).exit_code == 8
@@ -74,7 +75,7 @@ async def test_a_crash_between_spawn_and_record_loses_no_job(launcher, tmp_path)
     with pytest.raises(Unknown):
         await launcher.submit(spec)
     (tmp_path / "go").touch()
-    await asyncio.wait_for(launcher.ended(spec, handle), PATIENCE)
+    await asyncio.wait_for(ended(launcher, spec, handle), PATIENCE)
     assert (await see(launcher, spec, handle)).exit_code == 0
     assert (tmp_path / "runs").read_text() == "run\n"
 
@@ -112,7 +113,7 @@ async def test_a_claim_without_a_pid_or_process_counts_as_submitted(launcher, tm
         assert handle is not None
         assert (await see(launcher, spec, handle)).status == "gone"
         await launcher.cancel(spec, handle)
-        await asyncio.wait_for(launcher.ended(spec, handle), PATIENCE)
+        await asyncio.wait_for(ended(launcher, spec, handle), PATIENCE)
 
 
 async def test_the_loser_of_a_double_submission_leads_to_the_winner(launcher, tmp_path):
@@ -125,7 +126,7 @@ async def test_the_loser_of_a_double_submission_leads_to_the_winner(launcher, tm
     assert loser.wait() == 75
     other = LocalLauncher()
     assert (await see(other, spec, wrong)).status == "running"
-    over = asyncio.create_task(other.ended(spec, wrong))
+    over = asyncio.create_task(ended(other, spec, wrong))
     await asyncio.sleep(0.02)
     assert not over.done()
     (tmp_path / "go").touch()
@@ -136,7 +137,7 @@ async def test_the_loser_of_a_double_submission_leads_to_the_winner(launcher, tm
 async def test_a_pid_that_belongs_to_another_process_is_never_signalled(launcher, tmp_path):
     spec = make_spec(tmp_path / "e/a1", "true")
     handle = await launcher.submit(spec)
-    await asyncio.wait_for(launcher.ended(spec, handle), PATIENCE)
+    await asyncio.wait_for(ended(launcher, spec, handle), PATIENCE)
     (Path(spec.run_dir) / "status.json").unlink()
     await asyncio.sleep(0.03)  # more than a clock tick: the kernel gives no pid out again that soon either
     stranger = subprocess.Popen(["sleep", "60"], start_new_session=True)
@@ -162,7 +163,7 @@ async def test_a_pid_that_belongs_to_another_process_is_never_signalled(launcher
 async def test_a_job_of_another_host_is_unreachable_not_gone(launcher, tmp_path):
     spec = make_spec(tmp_path / "e/a1", "true")
     handle = await launcher.submit(spec)
-    await asyncio.wait_for(launcher.ended(spec, handle), PATIENCE)
+    await asyncio.wait_for(ended(launcher, spec, handle), PATIENCE)
     away = dataclasses.replace(handle, host="elsewhere", detail={**handle.detail, "boot_id": "theirs"})
     assert (await see(launcher, spec, away)).exit_code == 0
     (Path(spec.run_dir) / "status.json").unlink()
@@ -180,7 +181,7 @@ async def test_a_job_killed_with_its_script_is_gone(launcher, tmp_path):
     handle = await launcher.submit(spec)
     await wait_until((tmp_path / "started").exists)
     os.killpg(handle.detail["pid"], signal.SIGKILL)
-    await asyncio.wait_for(launcher.ended(spec, handle), PATIENCE)
+    await asyncio.wait_for(ended(launcher, spec, handle), PATIENCE)
     seen = await see(launcher, spec, handle)
     assert (seen.status, seen.exit_code) == ("gone", None)
     assert seen.started_at is not None
@@ -223,7 +224,7 @@ async def test_many_jobs_leave_no_process_and_no_file_descriptor(launcher, tmp_p
     before = len(os.listdir("/proc/self/fd"))
     specs = [make_spec(tmp_path / f"e{n}/a1", "true", token=f"t{n}") for n in range(20)]
     handles = [await launcher.submit(spec) for spec in specs]
-    await asyncio.gather(*(launcher.ended(*pair) for pair in zip(specs, handles, strict=True)))
+    await asyncio.gather(*(ended(launcher, *pair) for pair in zip(specs, handles, strict=True)))
     assert [handle.job_id for handle in handles if read_process(handle.detail["pid"])] == []
     assert len(os.listdir("/proc/self/fd")) == before
 

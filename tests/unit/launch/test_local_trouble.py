@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 from contract.launchers import PATIENCE, make_spec, run_to_end, see, wait_until
+from ends import ended
 
 from prefect_campaign.launch import local
 from prefect_campaign.launch.local import LocalLauncher
@@ -76,7 +77,7 @@ async def test_a_record_that_is_no_file_is_set_aside(launcher, tmp_path):
     for n, make in enumerate((os.mkdir, os.mkfifo)):
         spec = make_spec(tmp_path / f"e{n}/a1", "true")
         handle = await launcher.submit(spec)
-        await asyncio.wait_for(launcher.ended(spec, handle), PATIENCE)
+        await asyncio.wait_for(ended(launcher, spec, handle), PATIENCE)
         record = Path(spec.run_dir) / "status.json"
         record.unlink()
         make(record)
@@ -88,7 +89,7 @@ async def test_a_record_that_is_no_file_is_set_aside(launcher, tmp_path):
 async def test_damaged_records_never_overwrite_each_other(launcher, tmp_path):
     spec = make_spec(tmp_path / "e/a1", "true")
     handle = await launcher.submit(spec)
-    await asyncio.wait_for(launcher.ended(spec, handle), PATIENCE)
+    await asyncio.wait_for(ended(launcher, spec, handle), PATIENCE)
     record = Path(spec.run_dir) / "status.json"
     for n in range(3):
         record.write_text(f"damaged {n}")
@@ -99,7 +100,7 @@ async def test_damaged_records_never_overwrite_each_other(launcher, tmp_path):
 async def test_a_run_dir_that_vanished_is_gone(launcher, tmp_path):
     spec = make_spec(tmp_path / "e/a1", "true")
     handle = await launcher.submit(spec)
-    await asyncio.wait_for(launcher.ended(spec, handle), PATIENCE)
+    await asyncio.wait_for(ended(launcher, spec, handle), PATIENCE)
     Path(spec.run_dir).rename(tmp_path / "moved")
     assert (await see(launcher, spec, handle)).status == "gone"
 
@@ -107,7 +108,7 @@ async def test_a_run_dir_that_vanished_is_gone(launcher, tmp_path):
 async def test_a_record_behind_a_failing_disk_is_unreachable(launcher, tmp_path, monkeypatch):
     spec = make_spec(tmp_path / "e/a1", "true")
     handle = await launcher.submit(spec)
-    await asyncio.wait_for(launcher.ended(spec, handle), PATIENCE)
+    await asyncio.wait_for(ended(launcher, spec, handle), PATIENCE)
 
     def fail(run_dir, token):
         raise OSError(errno.EIO, os.strerror(errno.EIO))
