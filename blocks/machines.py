@@ -4,6 +4,7 @@ from prefect.blocks.core import Block
 from pydantic import Field
 
 from prefect_campaign.launch.local import LocalLauncher
+from prefect_campaign.launch.process import host_name
 
 
 class LocalMachine(Block):
@@ -31,6 +32,10 @@ class LocalMachine(Block):
     )
 
     tmux: bool = Field(default=False, description="Run inside tmux, so that a person can attach and look on.")
+
+    def host_name(self) -> str:
+        """Name of this machine in the ledger."""
+        return host_name()
 
     def launcher(self) -> LocalLauncher:
         """The launcher for this machine."""

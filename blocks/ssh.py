@@ -72,6 +72,10 @@ class SshMachine(Block):
     keep_free: int = Field(default=0, ge=0, description="How many usable GPUs are always left free for people.")
     tmux: bool = Field(default=False, description="Run inside tmux there, so that a person can attach and look on.")
 
+    def host_name(self) -> str:
+        """Name of the machine in the ledger."""
+        return self.name
+
     def host(self) -> SshHost:
         """The host as launchers know it.
 

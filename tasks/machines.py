@@ -1,6 +1,7 @@
 """From the spec's `launcher` to the launcher itself."""
 
-from typing import cast
+from importlib import import_module
+from typing import Protocol, cast
 
 from prefect.blocks.core import Block
 
@@ -10,6 +11,24 @@ from prefect_campaign.launch.process import host_name
 from prefect_campaign.launch.protocol import Launcher
 from prefect_campaign.model.errors import Refused
 from prefect_campaign.model.spec import Campaign
+
+BLOCKS = {
+    "local": ("machines", "LocalMachine"),
+    "ssh": ("ssh", "SshMachine"),
+}
+"""What stands before the slash of a `launcher` entry -> module and class of its block."""
+
+
+class MachineBlock(Protocol):
+    """What every block of a machine or a queue offers."""
+
+    def host_name(self) -> str:
+        """Its name in the ledger: one for each machine."""
+        ...
+
+    def launcher(self) -> Launcher:
+        """The launcher for it."""
+        ...
 
 
 async def launcher_of(campaign: Campaign) -> Launcher:
@@ -29,21 +48,16 @@ async def launcher_of(campaign: Campaign) -> Launcher:
 
 
 async def _machine(named: str) -> tuple[str, Launcher]:
-    kind, _, block = named.partition("/")
-    if kind == "ssh":
-        from prefect_campaign.blocks.ssh import SshMachine
-
-        there = cast(SshMachine, await _block(SshMachine, block))
-        return there.name, there.launcher()
-    if not block:
+    kind, _, name = named.partition("/")
+    if not name:
         return host_name(), LocalLauncher()
-    from prefect_campaign.blocks.machines import LocalMachine
+    module, block = BLOCKS[kind]
+    there = await _loaded(getattr(import_module(f"prefect_campaign.blocks.{module}"), block), name)
+    return there.host_name(), there.launcher()
 
-    return host_name(), cast(LocalMachine, await _block(LocalMachine, block)).launcher()
 
-
-async def _block(kind: type[Block], name: str) -> Block:
+async def _loaded(kind: type[Block], name: str) -> MachineBlock:
     try:
-        return cast(Block, await kind.aload(name))
+        return cast(MachineBlock, await kind.aload(name))
     except ValueError as error:
         raise Refused(f"launcher: no Prefect block {name!r} of type {kind.get_block_type_name()} ({error})") from None

@@ -32,6 +32,7 @@ def first_spec(
     """
     run_dir = run_dir_of(home, campaign.name, round_, view.exp_id, attempt)
     params = _params(campaign, view, history)
+    wanted = campaign.resources
     spec = AttemptSpec(
         exp_id=view.exp_id,
         attempt=attempt,
@@ -42,7 +43,12 @@ def first_spec(
         run_dir=str(run_dir),
         params=params,
         seed=view.seed,
-        time_minutes=campaign.resources.time_minutes,
+        time_minutes=wanted.time_minutes,
+        gpu_count=wanted.gpus,
+        cpus=wanted.cpus,
+        memory_mb=wanted.memory_mb,
+        shm_mb=wanted.shm_mb,
+        disk_mb=wanted.disk_mb,
     )
     values: dict[str, Any] = {
         **params,

@@ -2,9 +2,10 @@
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from prefect_campaign.model.devices import HostView
+from prefect_campaign.model.errors import CampaignError
 from prefect_campaign.model.records import AttemptSpec, Handle, Observation
 
 
@@ -69,4 +70,24 @@ class Launcher(Protocol):
 
     def close(self) -> None:
         """Stop watching and free what is held. Jobs go on running."""
+        ...
+
+
+@runtime_checkable
+class Queue(Launcher, Protocol):
+    """A launcher that hands jobs to a scheduler, which gives them GPUs and processors when it is their turn.
+
+    Its `look` is one view with `HostView.queue` set. It asks the scheduler about all its jobs at once, however many
+    they are. A job that the scheduler runs again by itself (requeue, preemption) is the same job.
+    """
+
+    poll_seconds: float
+    """How old an answer of the scheduler may be that `observe` and `watch` go by; set by who watches a batch."""
+
+    async def submit_all(self, specs: Sequence[AttemptSpec]) -> dict[str, Handle | CampaignError]:
+        """Start many attempts with as few calls as can be.
+
+        Returns:
+            Token -> its handle, or the error that `submit` would have raised for it.
+        """
         ...

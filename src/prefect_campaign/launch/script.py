@@ -81,8 +81,12 @@ pc_record "$pc_code"
 """
 
 
-def job_script(spec: AttemptSpec) -> str:
+def job_script(spec: AttemptSpec, *, gpus_given: bool = False) -> str:
     """Text of the attempt's `job.sh`; it needs nothing but a POSIX sh, mkdir and mv.
+
+    Args:
+        spec: the attempt.
+        gpus_given: whether a scheduler or a container gives the job its GPUs and says which; else the lease does.
 
     The script exits with the command's own code; 126 if the working folder cannot be entered (said on
     stderr.log), 73 if the run dir cannot be claimed, 74 if the exit record cannot be written, and
@@ -91,7 +95,7 @@ def job_script(spec: AttemptSpec) -> str:
     Raises:
         Refused: an empty command, a bad variable name, or a value that no process can be given.
     """
-    environment = job_environment(spec)
+    environment = job_environment(spec, gpus_given=gpus_given)
     _check(spec, environment)
     return _TEMPLATE.format(
         run_dir=quote(spec.run_dir),
@@ -104,12 +108,14 @@ def job_script(spec: AttemptSpec) -> str:
     )
 
 
-def job_environment(spec: AttemptSpec) -> dict[str, str]:
+def job_environment(spec: AttemptSpec, *, gpus_given: bool = False) -> dict[str, str]:
     """What the job finds in its environment besides what it inherits.
 
     The spec's own variables win over the W&B defaults, and never over ``CAMPAIGN_*`` and the choice of GPUs: a job
-    sees those that are leased for it, and without a lease none, lest it takes somebody else's.
+    sees those that are leased for it, and without a lease none, lest it takes somebody else's. Where they are given to
+    it (`gpus_given`), the host's names for them mean nothing inside.
     """
+    visible = {} if gpus_given else {VISIBLE: visible_value(spec.gpus), ORDER: PCI_ORDER}
     return {
         "WANDB_RUN_ID": spec.token,
         "WANDB_DIR": spec.run_dir,
@@ -119,8 +125,7 @@ def job_environment(spec: AttemptSpec) -> dict[str, str]:
         "CAMPAIGN_ATTEMPT": str(spec.attempt),
         "CAMPAIGN_CHECKPOINT_DIR": spec.checkpoint_dir,
         "CAMPAIGN_SEED": str(spec.seed),
-        VISIBLE: visible_value(spec.gpus),
-        ORDER: PCI_ORDER,
+        **visible,
     }
 
 

@@ -66,6 +66,8 @@ class HostView:
     """How long an experiment takes here / on the reference host."""
     launcher: str = "local"
     """Name of the launcher that runs jobs there."""
+    queue: bool = False
+    """Whether a scheduler gives out its GPUs and processors: `slots` is how many jobs it may be handed at once."""
     driver: str = ""
     cuda: str = ""
     reserve: frozenset[str] = field(default_factory=frozenset)

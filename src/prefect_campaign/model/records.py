@@ -28,6 +28,16 @@ class AttemptSpec:
     vram_mb: int | None = None
     """Memory on each of them that is leased for it, in MiB; None: the whole GPU."""
     time_minutes: float | None = None
+    """It is stopped if it runs longer."""
+    gpu_count: int = 0
+    """How many GPUs it wants; where a queue gives them, `gpus` stays empty."""
+    cpus: int = 1
+    memory_mb: int | None = None
+    """Of the host, in MiB; None: whatever its launcher gives."""
+    shm_mb: int | None = None
+    disk_mb: int | None = None
+    wall_minutes: int | None = None
+    """To be asked of a scheduler."""
     comparable: bool = True
     """False once a fix changed what the experiment measures."""
     changes: tuple[str, ...] = ()
@@ -54,14 +64,21 @@ class Handle:
 class Observation:
     """What was seen of one job at one moment."""
 
-    status: Literal["running", "exited", "gone", "unreachable"]
-    """`exited`: the job's own record says how. `gone`: no process and no record, which proves only absence."""
+    status: Literal["pending", "running", "exited", "gone", "unreachable"]
+    """`pending`: it waits in a queue. `exited`: the job's own record says how. `gone`: no process and no record of its
+    own, which proves only absence, unless `scheduler_state` tells how it ended."""
     exit_code: int | None = None
     signal: int | None = None
     """Set when the exit record shows death by a signal (code > 128)."""
     started_at: float | None = None
     ended_at: float | None = None
     detail: str = ""
+    scheduler_state: str | None = None
+    """How it ended or what it is doing, in the words of its scheduler, e.g. ``TIMEOUT``; None without one."""
+    oom_killed: bool = False
+    """Whether the kernel or a container engine says that it was killed for want of memory."""
+    host: str = ""
+    """The node that it runs on, where a scheduler chose it."""
     quiet_since: float | None = None
     """When a running job last wrote to a log or metric file, as its own host tells, in seconds since the epoch of the
     observer's clock; None if the host did not tell."""

@@ -72,7 +72,9 @@ class Resources(Model):
     )
     network: Network | None = Field(default=None, description="For an estimate by formula, where nothing was measured.")
     cpus: int = Field(default=1, ge=1, le=4096)
-    memory_mb: int | None = Field(default=None, ge=1)
+    memory_mb: int | None = Field(default=None, ge=1, description="MiB of main memory; default: the launcher's.")
+    shm_mb: int | None = Field(default=None, ge=1, description="MiB of shared memory, where a container limits it.")
+    disk_mb: int | None = Field(default=None, ge=1, description="MiB of disk, where a queue or a container limits it.")
     time_minutes: float | None = Field(default=None, gt=0, description="An attempt that runs longer is stopped.")
     expected_minutes: float | None = Field(default=None, gt=0, description="Of a full experiment, where known.")
 

@@ -18,7 +18,9 @@ RESERVED_FIELDS = frozenset({"seed", "run_dir", "checkpoint_dir", "exp_id", "att
 """Template fields that the product fills in by itself."""
 
 
-LAUNCHER = re.compile(r"local(/[a-z0-9-]+)?|ssh/[a-z0-9-]+")
+MACHINES = ("local", "ssh")
+"""What may stand before the slash of a `launcher` entry."""
+LAUNCHER = re.compile(rf"local|({'|'.join(MACHINES)})/[a-z0-9-]+")
 
 
 def _selector(value: Any) -> Any:
@@ -199,7 +201,7 @@ class Campaign(Model):
     launcher: list[str] = Field(
         default=["local"],
         min_length=1,
-        description="Machines that may be used: local, local/<block> or ssh/<block>, the name of a Prefect block.",
+        description=f"Machines that may be used: local, or {'/<block>, '.join(MACHINES)}/<block>, a Prefect block.",
     )
     tracking: Tracking = Tracking()
     publish: Publish = Publish()
@@ -215,7 +217,7 @@ class Campaign(Model):
     def _known_launchers(cls, value: list[str]) -> list[str]:
         unknown = next((v for v in value if not LAUNCHER.fullmatch(v)), None)
         if unknown is not None:
-            raise ValueError(f"{unknown!r} is no machine; use local, local/<block> or ssh/<block>")
+            raise ValueError(f"{unknown!r} is no machine; use local or {'/<block>, '.join(MACHINES)}/<block>")
         if len(set(value)) < len(value):
             raise ValueError("names a machine twice")
         return value
