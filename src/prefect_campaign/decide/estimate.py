@@ -122,6 +122,13 @@ def wall_hours(estimate: float | None) -> int:
     return math.ceil(1.5 * estimate)
 
 
+def wall_minutes(limit: float | None, seconds: float | None) -> int:
+    """Minutes to ask from a scheduler: the limit after which it is stopped anyway, else by how long it may take."""
+    if limit is not None:
+        return math.ceil(limit)
+    return 60 * wall_hours(None if seconds is None else max(seconds / 3600, LEAST_HOURS))
+
+
 def work_ratio(full: Mapping[str, Scalar], pilot: Mapping[str, Scalar]) -> tuple[float, str]:
     """Work of a full run over that of a pilot run, from the parameters that both have.
 

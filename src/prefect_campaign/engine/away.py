@@ -1,8 +1,9 @@
-"""Jobs on hosts that do not answer: their experiments are on hold until the host is back; the jobs may run on."""
+"""Jobs on other machines and in queues: whether their host answers, whether they wait, and since when they run."""
 
 import asyncio
 import logging
 from collections.abc import Iterable
+from dataclasses import dataclass
 
 from sqlalchemy import Connection
 
@@ -10,69 +11,126 @@ from prefect_campaign.engine.beside import stop
 from prefect_campaign.engine.hold import Hold
 from prefect_campaign.engine.telemetry import Heard
 from prefect_campaign.engine.watching import Live, Watch
+from prefect_campaign.launch.fleet import Fleet
 from prefect_campaign.launch.process import host_name
-from prefect_campaign.launch.protocol import Launcher
-from prefect_campaign.ledger.experiments import Move, move
+from prefect_campaign.launch.protocol import Launcher, Queue
+from prefect_campaign.ledger.alerts import add_alert
+from prefect_campaign.ledger.experiments import Move, explain, move, record_running
+from prefect_campaign.model.records import Observation
+from prefect_campaign.model.spec import Campaign
 from prefect_campaign.model.states import ExperimentState
+from prefect_campaign.watch.cadence import seconds_until_look
 
 POLL_SECONDS = 20.0
 """How often jobs on other machines are looked at, besides what their launcher tells by itself."""
+NEW_SECONDS = 120.0
+"""So long after a job was handed to a queue its scheduler is asked often: what can never start may say so at once."""
+NEW_POLL_SECONDS = 15.0
+STUCK = "stuck_in_queue"
+"""Syndrome of the alert on a job that will not start unless somebody does something."""
 
 log = logging.getLogger("prefect_campaign")
 
 
+@dataclass(frozen=True)
+class Turn:
+    """What a look at a job changes."""
+
+    live: Live
+    new: ExperimentState
+    """State of its experiment; the one that it has if only the reason is another."""
+    why: str
+    node: str = ""
+    started_at: float | None = None
+    """Since when it runs, in seconds since the epoch, if it did not before."""
+    stuck: bool = False
+
+
 class Away:
-    """Follows whether the hosts of one dispatcher's jobs answer.
+    """Follows the jobs of one dispatcher that are not on this machine.
 
     Args:
         hold: the campaign.
+        campaign: its spec.
         launcher: observes the jobs.
         watch: knows the live ones; it is told of ends that are seen here.
-        patience: seconds that a batch waits for a host to be back.
     """
 
-    def __init__(self, hold: Hold, launcher: Launcher, watch: Watch, patience: float) -> None:
-        self._patience = patience
+    def __init__(self, hold: Hold, campaign: Campaign, launcher: Launcher, watch: Watch) -> None:
+        self._patience = campaign.policy.retry_hours * 3600
+        self._expected = campaign.resources.expected_minutes
         self._hold = hold
         self._launcher = launcher
+        self._queues = launcher.queues if isinstance(launcher, Fleet) else {}
         self._watch = watch
         self._next_poll = 0.0
         self._poll: asyncio.Task[None] | None = None
-        self._turned: dict[str, Live] = {}
+        self._turned: dict[str, Turn] = {}
 
     def look(self, now: float) -> None:
-        """See beside everything else whether the hosts of jobs elsewhere still answer."""
+        """See beside everything else how jobs elsewhere are."""
         remote = [v for v in self._watch.live.values() if v.handle.host != host_name()]
         if remote and self._poll is None and now >= self._next_poll:
             self._next_poll = now + POLL_SECONDS
+            for host, queue in self._queues.items():
+                self._pace(queue, [v for v in remote if v.handle.host == host], now)
             self._poll = asyncio.create_task(self._see(remote, now))
 
-    def turned(self) -> list[Live]:
-        """Live attempts whose host does not answer any more, or does so again; each is to be recorded, then `held`."""
-        return [live for token, live in self._turned.items() if token in self._watch.live]
+    def turned(self) -> list[Turn]:
+        """What is to be recorded of live attempts, then to be `held`."""
+        return [turn for token, turn in self._turned.items() if token in self._watch.live]
 
-    def record(self, connection: Connection, lives: Iterable[Live], now: float) -> None:
-        """Put experiments on hold whose host is away, take them back when it is there; their attempts stay open."""
-        for live in lives:
-            away = live.away_since is None
-            new = ExperimentState.ON_HOLD if away else ExperimentState.RUNNING
-            why = f"host {live.handle.host} does not answer; the job may run on" if away else "its host answers again"
-            one = Move(live.spec.exp_id, live.state, new, why)
-            move(connection, self._hold.campaign_id, [one], now=now, who="watch")
+    def record(self, connection: Connection, turns: Iterable[Turn], now: float) -> None:
+        """Put experiments on hold that cannot go on now, take them back when they can; their attempts stay open."""
+        for turn in turns:
+            spec, old = turn.live.spec, turn.live.state
+            if turn.new == old:
+                explain(connection, self._hold.campaign_id, {spec.exp_id: turn.why}, now=now)
+            else:
+                one = Move(spec.exp_id, old, turn.new, turn.why)
+                move(connection, self._hold.campaign_id, [one], now=now, who="watch")
+            if turn.started_at is not None:
+                record_running(connection, spec.token, turn.node, turn.started_at)
+            if turn.stuck:
+                add_alert(
+                    connection,
+                    self._hold.campaign_id,
+                    spec.exp_id,
+                    spec.attempt,
+                    severity="warning",
+                    syndrome=STUCK,
+                    message=f"{spec.exp_id} attempt {spec.attempt}: {turn.why}",
+                    choices=[{"label": "On hold by policy", "effect": "hold"}],
+                    effect="hold",
+                    created_at=now,
+                )
 
-    def held(self, lives: Iterable[Live], now: float) -> None:
+    def held(self, turns: Iterable[Turn], now: float) -> None:
         """That is on record."""
-        for live in lives:
-            live.away_since = now if live.away_since is None else None
+        for turn in turns:
+            live = turn.live
+            live.away_since = now if turn.new == ExperimentState.ON_HOLD else None
+            live.said = turn.why
+            if turn.started_at is not None:
+                live.started, live.launched_at = True, turn.started_at
             self._turned.pop(live.spec.token, None)
 
     def given_up(self, live: Live, now: float) -> bool:
-        """Whether its host is away for so long that a batch does not wait for it any longer."""
+        """Whether it is on hold for so long that a batch does not wait for it any longer."""
         return live.away_since is not None and now - live.away_since > self._patience
 
     async def close(self) -> None:
         """Stop looking."""
         await stop(self._poll)
+
+    def _pace(self, queue: Queue, lives: list[Live], now: float) -> None:
+        """How often a scheduler is worth asking."""
+        waiting = sum(live.waits or not live.started for live in lives)
+        seconds = seconds_until_look(
+            pending=waiting, running=len(lives) - waiting, events=False, expected_minutes=self._expected
+        )
+        new = any(now - live.launched_at < NEW_SECONDS for live in lives)
+        queue.poll_seconds = min(seconds, NEW_POLL_SECONDS) if new else seconds
 
     async def _see(self, lives: list[Live], now: float) -> None:
         try:
@@ -88,8 +146,36 @@ class Away:
             if one is None:
                 continue
             live.reach = live.reach.after(one.status != "unreachable")
+            if one.status != "unreachable":
+                live.waits = one.status == "pending"
             if one.status in ("exited", "gone"):
                 self._watch.maybe_over(live.spec.token)
-            elif live.reach.away if live.away_since is None else not live.reach.missed_in_a_row:
-                self._turned[live.spec.token] = live
+                continue
+            turn = _queue_turn(live, one, now) if live.handle.host in self._queues else _host_turn(live)
+            if turn is not None:
+                self._turned[live.spec.token] = turn
                 self._watch.woken.set()
+
+
+def _host_turn(live: Live) -> Turn | None:
+    """A host that does not answer; its jobs may run on."""
+    host = live.handle.host
+    if live.away_since is None and live.reach.away:
+        return Turn(live, ExperimentState.ON_HOLD, f"host {host} does not answer; the job may run on")
+    if live.away_since is not None and not live.reach.missed_in_a_row:
+        return Turn(live, ExperimentState.RUNNING, "its host answers again")
+    return None
+
+
+def _queue_turn(live: Live, one: Observation, now: float) -> Turn | None:
+    """A scheduler that does not answer says nothing: its jobs wait or run as before."""
+    if one.status == "running" and (not live.started or live.away_since is not None):
+        since = None if live.started else one.started_at or now
+        return Turn(live, ExperimentState.RUNNING, f"runs on {one.node or live.handle.host}", one.node, since)
+    if one.status != "pending" or live.started:  # one that is requeued has run: it stays so on record
+        return None
+    if one.stuck:
+        return Turn(live, ExperimentState.ON_HOLD, one.detail, stuck=True) if live.away_since is None else None
+    if live.away_since is not None or one.detail != live.said:
+        return Turn(live, ExperimentState.LAUNCHING, one.detail)
+    return None

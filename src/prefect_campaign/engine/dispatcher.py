@@ -16,7 +16,7 @@ from prefect_campaign.engine.planning import Planner
 from prefect_campaign.engine.preflight import Preflight
 from prefect_campaign.engine.probing import Prober
 from prefect_campaign.engine.reclaim import Reclaim
-from prefect_campaign.engine.starting import Starter
+from prefect_campaign.engine.starting import Starter, Try
 from prefect_campaign.engine.vram import Vram
 from prefect_campaign.engine.watching import Live, Watch
 from prefect_campaign.launch.protocol import Launcher
@@ -28,7 +28,7 @@ from prefect_campaign.ledger.store import Ledger
 from prefect_campaign.model.crash import crash_point
 from prefect_campaign.model.records import AttemptSpec, Diagnosis, Handle
 from prefect_campaign.model.spec import Campaign
-from prefect_campaign.model.states import ExperimentState
+from prefect_campaign.model.states import AttemptState, ExperimentState
 
 LOOK_SECONDS = 2.0
 """How often live attempts' metrics are read; exits are seen at once, whatever this is."""
@@ -61,7 +61,7 @@ class Dispatcher:
         self._vram = Vram(hold, campaign, row, self._hosts, self._batch, self._prober)
         self._planner = Planner(hold.ledger, home, campaign, row, self._hosts, self._batch, self._vram, self._prober)
         self._watch = Watch(hold, campaign, launcher)
-        self._away = Away(hold, launcher, self._watch, campaign.policy.retry_hours * 3600)
+        self._away = Away(hold, campaign, launcher, self._watch)
         self._reclaim = Reclaim(hold, self._hosts, launcher)
         self._environment = Environment(hold, home, campaign, row, launcher, self._hosts, self._batch, self._vram)
         self._hosts.on_news = self._watch.woken.set
@@ -90,7 +90,7 @@ class Dispatcher:
             if not (self._followed or self._batch.waiting or self._starter.unsure or self._prober.running):
                 crash_point("batch_ended")
                 for live in self._watch.live.values():
-                    why = f"host {live.handle.host} is away"
+                    why = live.said or f"host {live.handle.host} is away"
                     self.ends.tell(AttemptEnd(live.spec.exp_id, live.spec.attempt, ExperimentState.ON_HOLD, why))
                 return
             # Not wait_for: up to Python 3.11 it loses a cancellation that comes together with news.
@@ -127,12 +127,14 @@ class Dispatcher:
         self._batch.load()
         self._vram.load()
         self._prober.adopt(stop=self._batch.closed)
+        intended: list[Try] = []
         for attempt in self._batch.open_attempts():
             spec = spec_from(attempt["spec"])
             on_hold = self._batch.views[spec.exp_id].state == ExperimentState.ON_HOLD
             self._batch.launching(spec)
             if attempt["handle"]:
-                live = Live(spec, Handle(**attempt["handle"]), attempt["started_at"] or attempt["intent_at"])
+                since, runs = attempt["started_at"] or attempt["intent_at"], attempt["state"] == AttemptState.RUNNING
+                live = Live(spec, Handle(**attempt["handle"]), since, started=runs)
                 live.away_since = self._hold.now() if on_hold else None
                 if attempt["cursors"]:
                     live.telemetry.resume(attempt["cursors"], self._batch.views[spec.exp_id].metrics)
@@ -140,7 +142,9 @@ class Dispatcher:
             else:
                 # The intent was written, and perhaps nothing came of it: then the very same token starts now.
                 leased = spec.token in self._batch.leased
-                self._follow(await self._starter.find_or_start(spec, attempt["intent_at"], leased=leased))
+                intended.append(Try(spec, attempt["intent_at"], leased=leased))
+        for live in await self._starter.find_or_start(intended):
+            self._follow(live)
         self._write_unlaunched()
         self._starter.write_submitted()
         await self._watch.seek_ends()
@@ -174,8 +178,8 @@ class Dispatcher:
             self.ends.tell(AttemptEnd(one.exp_id, self._batch.views[one.exp_id].attempt, one.new, one.why))
         for intent in intents:
             self._batch.launching(intent.spec)
-        for intent in intents:
-            self._follow(await self._starter.start(intent.spec))
+        for live in await self._starter.start([intent.spec for intent in intents]):
+            self._follow(live)
         await self._start_checked()
         now = self._hold.now()
         if now >= self._next_look:
@@ -209,7 +213,7 @@ class Dispatcher:
         busy = len(self._watch.live) + self._starter.unsure + self._prober.running - len(concluded)
         due = self._batch.due(now, most=self._planner.room(busy))
         over = {live.spec.token for live, _ in concluded}
-        turned = [live for live in self._away.turned() if live.spec.token not in over]
+        turned = [turn for turn in self._away.turned() if turn.live.spec.token not in over]
         if not (concluded or off or due or turned):
             return []
         if due and (self._planner.wants_gpus or self._hosts.remote):
@@ -255,9 +259,7 @@ class Dispatcher:
         for live in await self._starter.start_checked():
             self._follow(live)
 
-    def _follow(self, live: Live | None) -> None:
-        if live is None:
-            return
+    def _follow(self, live: Live) -> None:
         self._watch.follow(live)
         self._vram.follow(live.spec)
         if self._batch.mine(live.spec.exp_id):

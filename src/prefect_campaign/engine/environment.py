@@ -133,6 +133,9 @@ class Environment:
     # -- what is known ------------------------------------------------------------------------------------------
 
     def _needs_check(self, view: HostView) -> bool:
+        # What a queue gives its jobs is known when one runs; a look at it beforehand would wait as long as they do.
+        if view.queue:
+            return False
         return view.launcher != LOCAL or self._site.campaign.policy.dry_run is not None
 
     def _take_over(self) -> None:

@@ -98,6 +98,10 @@ class Hosts:
         """Whether there are hosts that can be away."""
         return any(v.launcher != "local" for v in self.views)
 
+    def queue(self, host: str) -> bool:
+        """Whether it is a scheduler's queue, which has nodes of its own."""
+        return any(v.queue for v in self.views if v.host == host)
+
     def launcher(self, host: str) -> str:
         """Name of the launcher of a host."""
         return next(v.launcher for v in self.views if v.host == host)

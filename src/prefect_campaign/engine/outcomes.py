@@ -9,7 +9,7 @@ from typing import Any
 from prefect_campaign.heal.diagnosis import diagnose
 from prefect_campaign.heal.fixes import propose, renewed
 from prefect_campaign.ledger.experiments import Move, Outcome
-from prefect_campaign.model.errors import Refused, Transient
+from prefect_campaign.model.errors import CampaignError, Refused
 from prefect_campaign.model.records import AttemptSpec, Diagnosis, Evidence, FixRecord, Observation
 from prefect_campaign.model.spec import Campaign
 from prefect_campaign.model.states import AttemptState, ExperimentState
@@ -74,7 +74,8 @@ def conclude(
     diagnosis = ended.stopped or _diagnosis(ended, campaign)
     if diagnosis.signature == "cancelled":
         return _closed(ended, AttemptState.CANCELLED, ExperimentState.CANCELLED, diagnosis.cause, now, {}, diagnosis)
-    state = AttemptState.LOST if ended.seen.status == "gone" and ended.stopped is None else AttemptState.FAILED
+    unknown = ended.seen.status == "gone" and not ended.seen.scheduler_state and ended.stopped is None
+    state = AttemptState.LOST if unknown else AttemptState.FAILED
     stop = _why_no_retry(campaign, rules, now)
     fix = None
     if stop is None:
@@ -106,7 +107,7 @@ def conclude(
 
 
 def unlaunched(
-    campaign: Campaign, spec: AttemptSpec, error: Transient | Refused, rules: RetryRules, *, now: float
+    campaign: Campaign, spec: AttemptSpec, error: CampaignError, rules: RetryRules, *, now: float
 ) -> Outcome:
     """Decide what follows when an attempt could not even be started.
 
@@ -156,6 +157,8 @@ def _diagnosis(ended: Ended, campaign: Campaign) -> Diagnosis:
             exit_code=ended.seen.exit_code,
             signal=ended.seen.signal,
             recorded=ended.seen.status == "exited",
+            oom_killed=ended.seen.oom_killed,
+            scheduler_state=ended.seen.scheduler_state,
             non_finite=ended.non_finite,
             stderr_tail=ended.stderr_tail,
             stdout_tail=ended.stdout_tail,

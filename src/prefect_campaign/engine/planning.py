@@ -7,6 +7,7 @@ from sqlalchemy import Connection
 
 from prefect_campaign.decide.compare import is_baseline
 from prefect_campaign.decide.early_stop import groups_to_stop
+from prefect_campaign.decide.estimate import wall_minutes
 from prefect_campaign.decide.vram import USER, Estimate, Shape
 from prefect_campaign.engine.attempts import first_spec, spec_from
 from prefect_campaign.engine.batch import Batch
@@ -78,7 +79,8 @@ class Planner:
         """How many more experiments are worth placing while so many are under way."""
         limit = self._campaign.policy.max_parallel
         # Of many that wait for GPUs some are placed in vain: that gives people the reason.
-        room = OFFERED if self.wants_gpus else sum(v.slots for v in self._hosts.views) - busy
+        slots = sum(v.slots for v in self._hosts.views if v.queue or not self.wants_gpus)
+        room = max(0, slots - busy) + (OFFERED if self.wants_gpus else 0)
         return max(0, room if limit is None else min(room, limit - busy))
 
     def again(self, now: float, *, running: bool) -> list[float]:
@@ -190,6 +192,8 @@ class Planner:
 
     def _probed_first(self, due: Sequence[str]) -> tuple[dict[str, Shape], set[str]]:
         """Those that give their place to a probe of their shape, and those that wait for its end."""
+        if all(v.queue for v in self._hosts.views):
+            return {}, set()
         first: dict[Shape, str] = {}
         waiting = set()
         for exp_id, shape in self._vram.unprobed(self._batch.waiting[e] for e in due).items():
@@ -216,7 +220,7 @@ class Planner:
         if known.vram_mb is None or known.source == USER:
             return known.vram_mb, known.least_mb
         need, gpus = needed_mb(known.vram_mb), self._campaign.resources.gpus
-        if not any(host.could_ever(gpus, need) for host in left if not host.problem):
+        if not any(host.could_ever(gpus, need) for host in left if not (host.problem or host.queue)):
             # It takes nearly all of the GPU where it was measured: there it gets one of its own.
             return None, known.least_mb
         # Alone on a GPU anyway: then it is kept away from those on which somebody else computes, too.
@@ -230,8 +234,11 @@ class Planner:
         else:
             history = self._batch.history() if self._campaign.sweep.optuna_search else []
             spec = first_spec(self._campaign, self._row.round, self._home, view, attempt, history)
-        gpus = place.devices if self.wants_gpus else ()
-        spec = replace(spec, host=place.host, gpus=gpus, vram_mb=demand.vram_mb)
+        if self._hosts.queue(place.host):  # it gives whole GPUs
+            demand, source = replace(demand, vram_mb=None), None
+        gpus = place.devices if self.wants_gpus and not self._hosts.queue(place.host) else ()
+        wall = wall_minutes(spec.time_minutes, demand.seconds)
+        spec = replace(spec, host=place.host, gpus=gpus, vram_mb=demand.vram_mb, wall_minutes=wall)
         return Intent(
             spec,
             ExperimentState(view.state),

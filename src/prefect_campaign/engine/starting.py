@@ -1,7 +1,8 @@
 """Starting attempts whose intents are on record, each at most once, and remembering what came of it."""
 
 import logging
-from dataclasses import replace
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 
 from sqlalchemy import Connection
 
@@ -10,15 +11,29 @@ from prefect_campaign.engine.hold import Hold
 from prefect_campaign.engine.outcomes import LAUNCH_FAILED, fix_kept, not_started, unlaunched
 from prefect_campaign.engine.preflight import Preflight
 from prefect_campaign.engine.watching import Live
+from prefect_campaign.launch.fleet import Fleet
 from prefect_campaign.launch.protocol import Launcher
-from prefect_campaign.ledger.experiments import Outcome, record_outcomes, record_submitted
+from prefect_campaign.ledger.experiments import Outcome, record_outcomes, record_queued, record_submitted
 from prefect_campaign.model.crash import crash_point
-from prefect_campaign.model.errors import Refused, Transient, Unknown
+from prefect_campaign.model.errors import CampaignError, Refused, Transient, Unknown
 from prefect_campaign.model.records import AttemptSpec, Diagnosis, Handle
 from prefect_campaign.model.spec import Campaign
 from prefect_campaign.model.states import ExperimentState
 
 log = logging.getLogger("prefect_campaign")
+
+
+@dataclass(frozen=True)
+class Try:
+    """An attempt that is to be started, or may have been."""
+
+    spec: AttemptSpec
+    since: float
+    """When its intent was written, in seconds since the epoch."""
+    leased: bool = True
+    """Whether it has its devices; if not, it may run already, but not start."""
+    checked: bool = False
+    """Whether its GPUs have just been seen to be free."""
 
 
 class Starter:
@@ -30,16 +45,17 @@ class Starter:
         self._campaign = campaign
         self._launcher = launcher
         self._batch = batch
-        self._unleased: set[str] = set()
+        self._queues = launcher.queues if isinstance(launcher, Fleet) else {}
         self._submitted: list[tuple[AttemptSpec, Handle]] = []
+        self._queued: list[tuple[AttemptSpec, Handle]] = []
         self._unlaunched: list[tuple[AttemptSpec, Outcome]] = []
-        self._unsure: dict[str, tuple[AttemptSpec, float]] = {}
-        """Token -> the attempt, and when its intent was written."""
+        self._unsure: dict[str, Try] = {}
+        """By token."""
 
     @property
     def submitted(self) -> int:
         """How many are started, but not on record as such yet: after a crash they are found by their token."""
-        return len(self._submitted)
+        return len(self._submitted) + len(self._queued)
 
     @property
     def unsure(self) -> int:
@@ -51,36 +67,32 @@ class Starter:
         """When a GPU is to be looked at again; seconds since the epoch."""
         return self._preflight.next_at
 
-    async def start(self, spec: AttemptSpec) -> Live | None:
-        """Start an attempt now; None if that failed, which is remembered for `write_unlaunched`, or is not known."""
-        return await self._settle(spec, look_first=False, since=self._hold.now())
+    async def start(self, specs: Sequence[AttemptSpec]) -> list[Live]:
+        """Start attempts now.
 
-    async def find_or_start(self, spec: AttemptSpec, since: float, *, leased: bool = True) -> Live | None:
-        """The same for an attempt whose intent was written earlier: it may have been started since then.
-
-        Args:
-            spec: the attempt.
-            since: when its intent was written, in seconds since the epoch.
-            leased: whether it still has its devices; if not, it may run already, but not start.
+        Returns:
+            Those that are started; what could not be is remembered for `write_unlaunched`, what is not known is
+            looked for again.
         """
-        if not leased:
-            self._unleased.add(spec.token)
-        return await self._settle(spec, look_first=True, since=since)
+        now = self._hold.now()
+        return await self._settle([Try(spec, now) for spec in specs], look_first=False)
+
+    async def find_or_start(self, tries: Sequence[Try]) -> list[Live]:
+        """The same for attempts whose intents were written earlier: they may have been started since then."""
+        return await self._settle(tries, look_first=True)
 
     async def look_again(self) -> list[Live]:
         """Look for those that may have been started; one that the launcher says is not there starts now."""
-        found = [await self._settle(spec, look_first=True, since=at) for spec, at in list(self._unsure.values())]
-        return [live for live in found if live is not None]
+        return await self._settle(list(self._unsure.values()), look_first=True)
 
     async def start_checked(self) -> list[Live]:
         """Start those whose GPUs are free; those that others use wait on, are placed anew or are stopped."""
-        started = []
+        now = self._hold.now()
+        free = []
         for verdict in self._preflight.step():
             if verdict.effect == "start":
-                live = await self._settle(verdict.spec, look_first=False, since=self._hold.now(), checked=True)
-                started += [live] if live else []
+                free.append(Try(verdict.spec, now, checked=True))
                 continue
-            now = self._hold.now()
             if verdict.effect == "stop":
                 outcome = not_started(verdict.spec, verdict.why, ExperimentState.ON_HOLD, now=now)
             else:
@@ -89,21 +101,22 @@ class Starter:
                 outcome = replace(outcome, diagnosis=Diagnosis(LAUNCH_FAILED, verdict.why, ""))
                 outcome.move.values.update(fix_kept(verdict.spec, self._batch.rules(verdict.spec)))
             self._unlaunched.append((verdict.spec, outcome))
-        return started
+        return await self._settle(free, look_first=False)
 
     def record_submitted(self, connection: Connection, now: float) -> None:
         """Write down, within a transaction, what runs; `forget_submitted` follows once that is durable."""
         record_submitted(connection, self._hold.campaign_id, self._submitted, now=now)
+        record_queued(connection, self._hold.campaign_id, self._queued, now=now)
 
     def forget_submitted(self) -> None:
         """They are on record."""
-        if self._submitted:
-            self._submitted = []
+        if self.submitted:
+            self._submitted, self._queued = [], []
             crash_point("submission_recorded")
 
     def write_submitted(self) -> None:
         """Write down what runs, if there is any news."""
-        if self._submitted:
+        if self.submitted:
             with self._hold.write() as connection:
                 self.record_submitted(connection, self._hold.now())
             self.forget_submitted()
@@ -120,60 +133,82 @@ class Starter:
             self._batch.ended(spec, outcome)
         return written
 
-    async def _settle(self, spec: AttemptSpec, *, look_first: bool, since: float, checked: bool = False) -> Live | None:
-        handle: Handle | None = None
-        try:
-            handle = await self._find(spec) if look_first else None
-            if handle is None and spec.token in self._unleased:
-                raise Transient("its devices were given to others while nobody drove the campaign")
-            if handle is None and not self._batch.closed:
-                if spec.gpus and not checked:
-                    self._unsure.pop(spec.token, None)
-                    self._preflight.begin(spec, since)
-                    return None
-                handle = await self._submit(spec)
-        except Unknown as error:
-            if spec.token not in self._unsure:
-                log.warning("%s: may have been started; it will be looked for: %s", spec.token, error)
-            self._unsure[spec.token] = spec, since
-            return None
-        except (Transient, Refused) as error:
-            if isinstance(error, Refused) and await self._preflight.trouble(spec.host):
-                error = Transient(str(error))  # the host's trouble, not the spec's: elsewhere or later it may run
-            outcome = unlaunched(self._campaign, spec, error, self._batch.rules(spec), now=self._hold.now())
-            self._unlaunched.append((spec, outcome))
+    async def _settle(self, tries: Sequence[Try], *, look_first: bool) -> list[Live]:
+        seen: list[tuple[Try, Handle | CampaignError]] = []
+        due: list[Try] = []
+        for one in tries:
+            found = await self._find(one.spec) if look_first else None
+            if found is not None:
+                seen.append((one, found))
+            elif self._may_start(one):
+                due.append(one)
+        handed = await self._submit([one.spec for one in due])
+        seen += [(one, handed[one.spec.token]) for one in due]
+        lives = [await self._concluded(one, result) for one, result in seen]
+        return [live for live in lives if live is not None]
+
+    def _may_start(self, one: Try) -> bool:
+        """Whether it is to be submitted now; if not, what else becomes of it is arranged."""
+        spec = one.spec
+        if not one.leased:
+            why = Transient("its devices were given to others while nobody drove the campaign")
+            self._give_up(spec, unlaunched(self._campaign, spec, why, self._batch.rules(spec), now=self._hold.now()))
+        elif self._batch.closed:
+            why_not = f"never started: {self._batch.closed}"
+            self._give_up(spec, not_started(spec, why_not, ExperimentState.CANCELLED, now=self._hold.now()))
+        elif spec.gpus and not one.checked:
+            self._unsure.pop(spec.token, None)
+            self._preflight.begin(spec, one.since)
         else:
-            if handle is None:
-                why = f"never started: {self._batch.closed}"
-                outcome = not_started(spec, why, ExperimentState.CANCELLED, now=self._hold.now())
-                self._unlaunched.append((spec, outcome))
-        self._unsure.pop(spec.token, None)
-        if handle is None:
+            return True
+        return False
+
+    async def _concluded(self, one: Try, result: Handle | CampaignError) -> Live | None:
+        """What follows from a submission, or from looking for one."""
+        spec = one.spec
+        if isinstance(result, Unknown):
+            if spec.token not in self._unsure:
+                log.warning("%s: may have been started; it will be looked for: %s", spec.token, result)
+            self._unsure[spec.token] = replace(one, checked=False)
             return None
-        self._submitted.append((spec, handle))
-        return Live(spec, handle, since)
+        if isinstance(result, CampaignError):
+            # What is the host's trouble, and not the spec's, may be over later, or elsewhere.
+            final = isinstance(result, Refused) and not await self._preflight.trouble(spec.host)
+            error = result if final else Transient(str(result))
+            rules = self._batch.rules(spec)
+            self._give_up(spec, unlaunched(self._campaign, spec, error, rules, now=self._hold.now()))
+            return None
+        self._unsure.pop(spec.token, None)
+        queued = spec.host in self._queues
+        (self._queued if queued else self._submitted).append((spec, result))
+        return Live(spec, result, one.since, started=not queued)
 
-    async def _submit(self, spec: AttemptSpec) -> Handle:
-        """Submit an attempt; where that may have worked, look for its job.
+    def _give_up(self, spec: AttemptSpec, outcome: Outcome) -> None:
+        self._unsure.pop(spec.token, None)
+        self._unlaunched.append((spec, outcome))
 
-        Raises:
-            Unknown: it may have been started, but is not to be found yet: look again before doing anything else.
-        """
-        try:
-            return await self._launcher.submit(spec)
-        except Unknown:
-            found = await self._find(spec)
-            if found is None:
-                raise
-            return found
+    async def _submit(self, specs: Sequence[AttemptSpec]) -> dict[str, Handle | CampaignError]:
+        """Submit attempts, those for a queue together; where that may have worked, look for the job."""
+        handed: dict[str, Handle | CampaignError] = {}
+        for_queues: dict[str, list[AttemptSpec]] = {}
+        for spec in specs:
+            if spec.host in self._queues:
+                for_queues.setdefault(spec.host, []).append(spec)
+                continue
+            try:
+                handed[spec.token] = await self._launcher.submit(spec)
+            except CampaignError as error:
+                handed[spec.token] = error
+        for host, some in for_queues.items():
+            handed |= await self._queues[host].submit_all(some)
+        for spec in specs:
+            if isinstance(handed[spec.token], Unknown):
+                handed[spec.token] = await self._find(spec) or handed[spec.token]
+        return handed
 
-    async def _find(self, spec: AttemptSpec) -> Handle | None:
-        """The job of an attempt; None only if the launcher can say that there is none.
-
-        Raises:
-            Unknown: it cannot say.
-        """
+    async def _find(self, spec: AttemptSpec) -> Handle | CampaignError | None:
+        """The job of an attempt, or why nobody can say; None only if the launcher can say that there is none."""
         try:
             return await self._launcher.find(spec)
-        except (Transient, Refused, OSError) as error:
-            raise Unknown(f"{spec.token}: cannot be looked up now ({error})") from error
+        except (CampaignError, OSError) as error:
+            return Unknown(f"{spec.token}: cannot be looked up now ({error})")

@@ -34,6 +34,10 @@ class Live:
     handle: Handle
     launched_at: float
     """Seconds since the epoch."""
+    started: bool = True
+    """Whether it is on record that it runs; else it waits in a scheduler's queue."""
+    waits: bool = False
+    """Whether it waited in a queue when that was last asked, perhaps once more: its silence then means nothing."""
     telemetry: Telemetry = field(init=False)
     stopped: Diagnosis | None = None
     """Why it is being stopped; that, and not how it then dies, is why it failed."""
@@ -43,14 +47,18 @@ class Live:
     """Whether its loss was seen not to be finite."""
     reach: Reach = field(default_factory=Reach)
     away_since: float | None = None
-    """Since when its experiment is on hold because its host does not answer."""
+    """Since when its experiment is on hold: its host does not answer, or it is stuck in a queue."""
+    said: str = ""
+    """What a queue said last about its waiting."""
     heard: Heard | None = None
     """What its host said at the last look, if it runs on another one and that answered."""
 
     @property
     def state(self) -> ExperimentState:
         """State of its experiment on record."""
-        return ExperimentState.RUNNING if self.away_since is None else ExperimentState.ON_HOLD
+        if self.away_since is not None:
+            return ExperimentState.ON_HOLD
+        return ExperimentState.RUNNING if self.started else ExperimentState.LAUNCHING
 
     def __post_init__(self) -> None:
         self.telemetry = Telemetry(self.spec)
@@ -141,7 +149,7 @@ class Watch:
         found = []
         for live in lives:
             observation = seen[live.spec.token]
-            if observation.status in ("running", "unreachable"):
+            if observation.status in ("pending", "running", "unreachable"):
                 self._launcher.watch(live.spec, live.handle, self.maybe_over)
                 continue
             live.telemetry.read_rest()
@@ -209,6 +217,8 @@ class Watch:
     def _judge(self, live: Live, now: float) -> Alert | None:
         """What is new about an attempt that people must hear; also marks what must be stopped."""
         if live.stopped is not None or live.away_since is not None:  # no news from there is no sign of anything
+            return None
+        if live.waits or not live.started:
             return None
         broken = live.telemetry.non_finite(self._campaign.objective.metric)
         live.stopped = reason_to_stop(self._campaign, live, now)

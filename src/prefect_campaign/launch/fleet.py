@@ -4,7 +4,7 @@ import asyncio
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
-from prefect_campaign.launch.protocol import Launcher
+from prefect_campaign.launch.protocol import Launcher, Queue
 from prefect_campaign.model.devices import HostView
 from prefect_campaign.model.errors import Refused, Unknown
 from prefect_campaign.model.records import AttemptSpec, Handle, Observation
@@ -22,6 +22,8 @@ class Fleet:
     def __init__(self, members: Mapping[str, Launcher]) -> None:
         self.members = dict(members)
         self.slots = sum(m.slots for m in self.members.values())
+        self.queues: dict[str, Queue] = {host: m for host, m in self.members.items() if isinstance(m, Queue)}
+        """Those among them that hand jobs to a scheduler."""
 
     async def look(self) -> list[HostView]:
         """Every host; one that cannot be looked at has its problem, and the others are as they are."""

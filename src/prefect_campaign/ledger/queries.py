@@ -61,8 +61,8 @@ def experiment_views(
     params: dict[str, Any] = {"campaign_id": campaign_id, **chosen}
     rows = reader.rows(
         f"""
-        SELECT e.*, a.launcher, a.host, a.device, a.job_id, a.run_dir, a.started_at, a.ended_at, a.git_commit,
-               a.spec, b.busy
+        SELECT e.*, a.launcher, COALESCE(a.node, a.host) AS host, a.device, a.job_id, a.run_dir, a.started_at,
+               a.ended_at, a.git_commit, a.spec, b.busy
         FROM experiments e
         LEFT JOIN attempts a
                ON a.campaign_id = e.campaign_id AND a.exp_id = e.exp_id AND a.attempt = e.attempt

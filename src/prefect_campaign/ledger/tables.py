@@ -104,6 +104,8 @@ attempts = Table(
     Column("spec", JSON, nullable=False),
     Column("launcher", String(40), nullable=False),
     Column("host", Text),
+    # The node of it that a scheduler chose, if any.
+    Column("node", Text),
     Column("device", Text),
     Column("job_id", Text),
     Column("handle", JSON),

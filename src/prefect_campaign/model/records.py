@@ -77,8 +77,10 @@ class Observation:
     """How it ended or what it is doing, in the words of its scheduler, e.g. ``TIMEOUT``; None without one."""
     oom_killed: bool = False
     """Whether the kernel or a container engine says that it was killed for want of memory."""
-    host: str = ""
-    """The node that it runs on, where a scheduler chose it."""
+    node: str = ""
+    """Where it runs, if a scheduler chose that."""
+    stuck: bool = False
+    """Whether it waits in a queue and will not start unless somebody does something; `detail` says why."""
     quiet_since: float | None = None
     """When a running job last wrote to a log or metric file, as its own host tells, in seconds since the epoch of the
     observer's clock; None if the host did not tell."""

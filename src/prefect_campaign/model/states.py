@@ -50,7 +50,7 @@ TRANSITIONS: dict[ExperimentState, frozenset[ExperimentState]] = {
     _E.QUEUED: frozenset({_E.LAUNCHING, _E.CANCELLED, _E.SUPERSEDED, _E.ON_HOLD, _E.FAILED}),
     _E.LAUNCHING: frozenset({_E.RUNNING, _E.QUEUED, _E.DONE, _E.FAILED, _E.CANCELLED, _E.ON_HOLD}),
     _E.RUNNING: frozenset({_E.QUEUED, _E.DONE, _E.FAILED, _E.CANCELLED, _E.ON_HOLD}),
-    _E.ON_HOLD: frozenset({_E.QUEUED, _E.RUNNING, _E.DONE, _E.FAILED, _E.CANCELLED, _E.SUPERSEDED}),
+    _E.ON_HOLD: frozenset({_E.QUEUED, _E.LAUNCHING, _E.RUNNING, _E.DONE, _E.FAILED, _E.CANCELLED, _E.SUPERSEDED}),
     _E.DONE: frozenset(),
     _E.FAILED: frozenset(),
     _E.CANCELLED: frozenset(),

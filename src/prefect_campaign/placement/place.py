@@ -1,5 +1,6 @@
 """Who runs where: demands x hosts x leases -> assignments, as a pure function.
 
+A queue's scheduler has GPUs of its own: what fits nowhere else is handed to it, as long as it has a slot left.
 An empty GPU is taken before one with somebody else's processes, the least loaded host before the others, the faster
 one among equals. With `Rules.share` and more demands than GPUs, the fullest GPU that still fits is taken first.
 """
@@ -90,6 +91,10 @@ def _assign(
             continue
         choice = _seek(demand, left, keeper.kept, packed, now)
         if choice is None:
+            queued = slots.take(demand, queues_only=True)
+            if queued is not None:
+                found.append(Assignment(demand.exp_id, queued[0], (queued[1],)))
+                continue
             waiting.append(demand)
             keeper.keep(demand)
             continue
@@ -147,18 +152,16 @@ def _on(host: HostRoom, demand: Demand, need: int, kept: Kept | None, packed: bo
 
 
 class _Slots:
-    """Free slots of the hosts, from the least loaded host."""
+    """Free slots of the hosts, from the least loaded host; those of queues last."""
 
     def __init__(self, left: Sequence[HostRoom]) -> None:
         self._hosts = [h for h in left if not h.away and h.slots > h.slots_taken]
 
-    def take(self, demand: Demand) -> tuple[str, str] | None:
+    def take(self, demand: Demand, *, queues_only: bool = False) -> tuple[str, str] | None:
         """(host, slot) for it; None if no host has a slot that it may get."""
-        if not self._hosts:
-            return None
-        hosts = self._hosts
+        hosts = [h for h in self._hosts if h.queue] if queues_only else self._hosts
         if len(hosts) > 1:
-            hosts = sorted(hosts, key=lambda h: (h.slots_taken / h.slots, h.factor))
+            hosts = sorted(hosts, key=lambda h: (h.queue, h.slots_taken / h.slots, h.factor))
         for host in hosts:
             if demand.avoid and (host.name, "*") in demand.avoid:
                 continue

@@ -112,6 +112,8 @@ def _on(shape: Shape, host: HostRoom, kept: Mapping[str, Kept]) -> str:
         return problem
     if (host.name, "*") in demand.avoid:
         return "not for this experiment"
+    if host.queue:
+        return f"has its {count_of(host.slots, 'job')}" if host.slots else "takes no jobs"
     if not demand.gpus:
         return f"all {count_of(host.slots, 'slot')} leased" if host.slots else "no slots"
     whole = demand.vram_mb is None

@@ -72,6 +72,7 @@ class HostRoom:
         self.order = order
         self.factor = view.factor
         self.share = rules.share
+        self.queue = view.queue
         self.away = view.problem or ("avoided" if view.host in rules.avoid else "")
         """Why nothing can be placed there."""
         self.problem = self.away or view.gpu_problem
@@ -123,7 +124,7 @@ class HostRoom:
         """Whether that many GPUs with that much memory would fit if everything were free and in order."""
         if self.avoided:
             return False
-        if not gpus:
+        if not gpus or self.queue:
             return self.slots > 0 or self.unread
         if self.unread:
             return True

@@ -108,6 +108,7 @@ def upgrade() -> None:
         sa.Column("spec", sa.JSON(), nullable=False),
         sa.Column("launcher", sa.String(length=40), nullable=False),
         sa.Column("host", sa.Text(), nullable=True),
+        sa.Column("node", sa.Text(), nullable=True),
         sa.Column("device", sa.Text(), nullable=True),
         sa.Column("job_id", sa.Text(), nullable=True),
         sa.Column("handle", sa.JSON(), nullable=True),
