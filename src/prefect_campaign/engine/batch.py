@@ -5,7 +5,7 @@ from itertools import islice
 from typing import Any
 
 from prefect_campaign.engine.attempts import run_dir_of
-from prefect_campaign.engine.outcomes import LAUNCH_FAILED, RetryRules
+from prefect_campaign.engine.outcomes import INTERRUPTED, LAUNCH_FAILED, RetryRules
 from prefect_campaign.ledger import batches, queries
 from prefect_campaign.ledger.campaigns import CampaignRow
 from prefect_campaign.ledger.experiments import Move, Outcome
@@ -31,10 +31,17 @@ class Tries:
     unlaunched: int = 0
     """How many attempts could not be launched."""
     unlaunched_in_a_row: int = 0
+    interruptions: int = 0
+    intent_at: float = 0.0
+    """Of the latest attempt, in seconds since the epoch."""
+    waited: float = 0.0
+    """Seconds between the intents of attempts and their starts."""
     fixes: list[FixRecord] = field(default_factory=list)
 
-    def add(self, signature: str | None) -> None:
-        """An attempt ended so."""
+    def add(self, signature: str | None, started_at: float | None) -> None:
+        """The latest attempt ended so."""
+        self.interruptions += signature in INTERRUPTED
+        self.waited += max(0.0, (started_at or self.intent_at) - self.intent_at)
         failed_launch = signature == LAUNCH_FAILED
         self.unlaunched += failed_launch
         self.unlaunched_in_a_row = self.unlaunched_in_a_row + 1 if failed_launch else 0
@@ -92,8 +99,9 @@ class Batch:
                 self._before[exp_id] = row["attempt"]
                 continue
             tries = self._tries.setdefault(exp_id, Tries(row["intent_at"], self._before.get(exp_id, 0)))
+            tries.intent_at = row["intent_at"]
             if row["signature"]:
-                tries.add(row["signature"])
+                tries.add(row["signature"], row["started_at"])
             if row["fix"]:
                 tries.fixes.append(FixRecord(row["attempt"], row["signature"], row["fix"]))
 
@@ -127,20 +135,24 @@ class Batch:
         tries = self._tries[spec.exp_id]
         return RetryRules(
             retries=policy.full_retries if full else policy.pilot_retries,
-            tried=spec.attempt - tries.before - tries.unlaunched,
-            first_attempt_at=tries.since,
+            tried=spec.attempt - tries.before - tries.unlaunched - tries.interruptions,
+            first_attempt_at=tries.since + tries.waited,
+            intent_at=tries.intent_at,
             next_token=token(row.name, row.round, spec.exp_id, following),
             next_run_dir=str(run_dir_of(self._home, row.name, row.round, spec.exp_id, following)),
             launch_failures=tries.unlaunched_in_a_row,
+            interruptions=tries.interruptions,
             healed=self.healed(spec.exp_id, spec.attempt) is not None,
             closed=self.closed and f"not tried again: {self.closed}",
         )
 
-    def launching(self, spec: AttemptSpec) -> None:
-        """An attempt is under way."""
+    def launching(self, spec: AttemptSpec, *, adopted: bool = False) -> None:
+        """An attempt is under way, and was so before if it is `adopted`."""
         self.waiting.pop(spec.exp_id, None)
         self.retry_at.pop(spec.exp_id, None)
-        self._tries.setdefault(spec.exp_id, Tries(self._ledger.clock(), self._before.get(spec.exp_id, 0)))
+        now = self._ledger.clock()
+        tries = self._tries.setdefault(spec.exp_id, Tries(now, self._before.get(spec.exp_id, 0)))
+        tries.intent_at = tries.intent_at if adopted else now
         view = self.views[spec.exp_id]
         self.views[spec.exp_id] = replace(
             view, attempt=spec.attempt, state=ExperimentState.RUNNING, params=dict(spec.params)
@@ -161,7 +173,7 @@ class Batch:
         self.hours += busy / 3600 * self._devices
         tries = self._tries[spec.exp_id]
         if outcome.diagnosis:
-            tries.add(outcome.diagnosis.signature)
+            tries.add(outcome.diagnosis.signature, outcome.started_at)
         if outcome.move.new != ExperimentState.QUEUED:
             return
         if self.mine(spec.exp_id):

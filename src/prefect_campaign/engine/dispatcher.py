@@ -131,7 +131,7 @@ class Dispatcher:
         for attempt in self._batch.open_attempts():
             spec = spec_from(attempt["spec"])
             on_hold = self._batch.views[spec.exp_id].state == ExperimentState.ON_HOLD
-            self._batch.launching(spec)
+            self._batch.launching(spec, adopted=True)
             if attempt["handle"]:
                 since, runs = attempt["started_at"] or attempt["intent_at"], attempt["state"] == AttemptState.RUNNING
                 live = Live(spec, Handle(**attempt["handle"]), since, started=runs)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from prefect_campaign.heal.diagnosis import diagnose
-from prefect_campaign.heal.fixes import propose, renewed
+from prefect_campaign.heal.fixes import RETRY, Fix, propose, renewed
 from prefect_campaign.ledger.experiments import Move, Outcome
 from prefect_campaign.model.errors import CampaignError, Refused
 from prefect_campaign.model.records import AttemptSpec, Diagnosis, Evidence, FixRecord, Observation
@@ -16,6 +16,9 @@ from prefect_campaign.model.states import AttemptState, ExperimentState
 
 LAUNCH_FAILED = "launch_failed"
 """Signature of an attempt that could not be started, for a reason that may pass."""
+INTERRUPTED = frozenset({"preempted", "node_failure"})
+"""Signatures of ends that the scheduler or a machine brought about: no failures of the experiment, so not counted."""
+MOST_INTERRUPTIONS = 20
 LAUNCH_DELAY = 1.0
 """Seconds until a launch that failed is tried again; doubles with every failure in a row."""
 LONGEST_LAUNCH_DELAY = 300.0
@@ -48,11 +51,15 @@ class RetryRules:
     tried: int
     """Attempts that ran since a person last asked for the experiment, this one included."""
     first_attempt_at: float
-    """Seconds since the epoch."""
+    """Seconds since the epoch; later by the time that attempts have waited in queues."""
+    intent_at: float
+    """When this attempt was decided on, in seconds since the epoch."""
     next_token: str
     next_run_dir: str
     launch_failures: int = 0
     """How many attempts in a row could not be launched before this one."""
+    interruptions: int = 0
+    """How many attempts before this one were interrupted through no fault of theirs."""
     healed: bool = False
     """Whether this attempt is a changed one, which the next one must be too."""
     closed: str = ""
@@ -76,9 +83,16 @@ def conclude(
         return _closed(ended, AttemptState.CANCELLED, ExperimentState.CANCELLED, diagnosis.cause, now, {}, diagnosis)
     unknown = ended.seen.status == "gone" and not ended.seen.scheduler_state and ended.stopped is None
     state = AttemptState.LOST if unknown else AttemptState.FAILED
-    stop = _why_no_retry(campaign, rules, now)
+    # Time in a queue is nobody's trying.
+    waited = max(0.0, (ended.seen.started_at or rules.intent_at) - rules.intent_at)
+    stop = _why_no_retry(campaign, rules, diagnosis, now - waited)
     fix = None
-    if stop is None:
+    if stop is None and diagnosis.signature in INTERRUPTED:
+        following = renewed(
+            ended.spec, attempt=ended.spec.attempt + 1, token=rules.next_token, run_dir=rules.next_run_dir
+        )
+        fix = Fix(following, FixRecord(following.attempt, diagnosis.signature, RETRY))
+    elif stop is None:
         fix = propose(
             ended.spec,
             diagnosis,
@@ -94,7 +108,7 @@ def conclude(
         return _closed(
             ended, state, ExperimentState.FAILED, f"{why} ({stop})", now, {"signature": diagnosis.signature}, diagnosis
         )
-    delay = campaign.policy.retry_delay_seconds * 2 ** (rules.tried - 1)
+    delay = campaign.policy.retry_delay_seconds * 2 ** max(0, rules.tried - 1)
     changed: dict[str, Any] = {
         "signature": diagnosis.signature,
         "retry_at": now + delay,
@@ -171,7 +185,11 @@ def _diagnosis(ended: Ended, campaign: Campaign) -> Diagnosis:
     return found
 
 
-def _why_no_retry(campaign: Campaign, rules: RetryRules, now: float) -> str | None:
+def _why_no_retry(campaign: Campaign, rules: RetryRules, diagnosis: Diagnosis, now: float) -> str | None:
+    if diagnosis.signature in INTERRUPTED:
+        return rules.closed or (
+            f"{MOST_INTERRUPTIONS} interruptions" if rules.interruptions >= MOST_INTERRUPTIONS else None
+        )
     if rules.tried > rules.retries and not rules.closed:
         return f"{rules.retries} retries used"
     return _why_no_launch(campaign, rules, now)

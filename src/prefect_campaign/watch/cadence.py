@@ -37,11 +37,11 @@ def seconds_until_look(
     """
     if not pending and not running:
         return math.inf
-    if not running:
-        return LOCAL[1] if events else _within(PENDING, expected_minutes)
     if events:
+        if not running:
+            return LOCAL[1]
         return LOCAL[0] if health != "healthy" else _within(LOCAL, expected_minutes)
-    least, most = RUNNING if health == "healthy" else DEGRADED
+    least, most = PENDING if not running else RUNNING if health == "healthy" else DEGRADED
     if expected_minutes is not None and expected_minutes <= SHORT_MINUTES:
         least = SHORT_LEAST
     return _within((least, most), expected_minutes)

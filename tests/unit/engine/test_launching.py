@@ -100,7 +100,7 @@ async def test_the_back_off_doubles_up_to_five_minutes(tmp_path: Path, monkeypat
     spec = AttemptSpec("e", 1, "t", ("true",), {}, "/", "/r/e/a1", {}, 0)
 
     def delay(failures: int) -> float:
-        rules = RetryRules(0, 0, 1000.0, "t2", "/r/e/a2", launch_failures=failures)
+        rules = RetryRules(0, 0, 1000.0, 1000.0, "t2", "/r/e/a2", launch_failures=failures)
         outcome = unlaunched(campaign(tmp_path, ""), spec, Transient("full"), rules, now=1000.0)
         return outcome.move.values["retry_at"] - 1000.0
 

@@ -53,3 +53,9 @@ def test_trouble_is_never_looked_at_less_often(events, running, expected):
         for health in ("healthy", "degraded", "systemic")
     )
     assert 0 < max(trouble) <= calm
+
+
+@pytest.mark.parametrize(("pending", "running"), [(3, 0), (3, 1)])
+def test_a_short_pilot_is_asked_for_often_in_a_queue_too(pending, running):
+    assert look(pending=pending, running=running, events=False, expected_minutes=1) == 5
+    assert look(pending=pending, running=running, events=False, expected_minutes=20) == 60
