@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 from driver.fixtures import driver, driver_library, new_driver
-from ledgers import new_ledger
+from ledgers import new_database, new_ledger
 
 from prefect_campaign.ledger.location import Home
 from prefect_campaign.ledger.store import Ledger
@@ -25,6 +25,18 @@ os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 def pytest_addoption(parser: pytest.Parser) -> None:
     default = os.environ.get("CAMPAIGN_TEST_SKIPS") or "allow"
     parser.addoption("--skips", choices=("allow", "fail"), default=default, help="fail: a skipped test is a failure")
+    parser.addoption("--ledger", choices=("sqlite", "postgres"), default="sqlite", help="where ledgers of tests are")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """In PostgreSQL there is no file to be damaged."""
+    if config.getoption("--ledger") != "postgres":
+        return
+    left_out = [item for item in items if item.get_closest_marker("sqlite_file")]
+    config.hook.pytest_deselected(items=left_out)
+    items[:] = [item for item in items if item not in set(left_out)]
+    for item in items:
+        item.add_marker(pytest.mark.postgres)
 
 
 @pytest.hookimpl(wrapper=True)
@@ -62,12 +74,17 @@ class FakeClock:
 
 
 @pytest.fixture
-def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Home:
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, pytestconfig: pytest.Config) -> Iterator[Home]:
     """A campaign home of its own, and nothing inherited that would lead elsewhere."""
     for name in ("CAMPAIGN_LEDGER_URL", "CAMPAIGN_CRASH_AT", "PREFECT_API_URL"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("CAMPAIGN_HOME", str(tmp_path / "home"))
-    return Home.locate().ensure()
+    if pytestconfig.getoption("--ledger") == "sqlite":
+        yield Home.locate().ensure()
+        return
+    with new_database() as url:
+        monkeypatch.setenv("CAMPAIGN_LEDGER_URL", url)
+        yield Home.locate().ensure()
 
 
 @pytest.fixture

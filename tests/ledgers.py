@@ -1,9 +1,17 @@
 """Empty ledgers in no time: making the tables takes longer than most tests of what is in them."""
 
+import os
+import secrets
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
 
+import pytest
+from sqlalchemy import create_engine, make_url
+
+from prefect_campaign.ledger import reading
 from prefect_campaign.ledger.location import Home
 from prefect_campaign.ledger.store import Ledger
 from prefect_campaign.model.clock import Clock
@@ -11,8 +19,24 @@ from prefect_campaign.model.clock import Clock
 
 def new_ledger(home: Home, clock: Clock) -> Ledger:
     """The same as `Ledger.open` of a new home, whose ledger is its own file."""
-    (home.path / "ledger.db").write_bytes(_empty())
+    if home.ledger_url.startswith("sqlite"):
+        (home.path / "ledger.db").write_bytes(_empty())
     return Ledger.open(home, clock)
+
+
+@contextmanager
+def new_database(*, empty: bool = False) -> Iterator[str]:
+    """URL of a PostgreSQL database with the ledger's tables, or with nothing in it, which is dropped afterwards."""
+    server = os.environ.get("CAMPAIGN_TEST_POSTGRES_URL")
+    if not server:
+        pytest.skip("no PostgreSQL: make rig, then set CAMPAIGN_TEST_POSTGRES_URL as .rig/env says")
+    name = f"test_{secrets.token_hex(8)}"
+    _execute(server, f"CREATE DATABASE {name} TEMPLATE {'template0' if empty else _template(server)}")
+    try:
+        yield _at(server, name)
+    finally:
+        reading._server.cache_clear()
+        _execute(server, f"DROP DATABASE {name} WITH (FORCE)")
 
 
 @cache
@@ -21,3 +45,23 @@ def _empty() -> bytes:
         path = Path(folder) / "ledger.db"
         Ledger.open(Home(path.parent, f"sqlite:///{path}")).close()
         return path.read_bytes()
+
+
+@cache
+def _template(server: str) -> str:
+    name = f"template_{os.getpid()}_{secrets.token_hex(4)}"
+    _execute(server, f"CREATE DATABASE {name}")
+    Ledger.open(Home(Path(), _at(server, name))).close()
+    return name
+
+
+def _at(server: str, name: str) -> str:
+    url = make_url(server).set(drivername="postgresql+psycopg", database=name)
+    return url.render_as_string(hide_password=False)
+
+
+def _execute(server: str, statement: str) -> None:
+    engine = create_engine(make_url(server).set(drivername="postgresql+psycopg"), isolation_level="AUTOCOMMIT")
+    with engine.connect() as connection:
+        connection.exec_driver_sql(statement)
+    engine.dispose()

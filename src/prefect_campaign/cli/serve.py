@@ -42,13 +42,14 @@ async def serve(monitor_every: int) -> None:
     from prefect.runner import Runner
     from prefect.types.entrypoint import EntrypointType
 
-    from prefect_campaign.blocks import LocalMachine
+    import prefect_campaign.blocks as blocks
     from prefect_campaign.flows.campaign import campaign
     from prefect_campaign.flows.intervene import intervene
     from prefect_campaign.flows.monitor import monitor
 
-    block: type[Block] = LocalMachine
-    await block.aregister_type_and_schema()
+    for name in blocks.__all__:
+        block: type[Block] = getattr(blocks, name)
+        await block.aregister_type_and_schema()
     runner = Runner(name="campaign", query_seconds=QUERY_SECONDS, pause_on_shutdown=False)
     by_module = EntrypointType.MODULE_PATH
     for deployment in (

@@ -1,6 +1,7 @@
 """Where everything of a user lives. Light on imports: `campaign status` starts here."""
 
 import os
+import re
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
@@ -43,7 +44,8 @@ class Home:
         """
         path = Path(os.environ.get("CAMPAIGN_HOME") or Path.home() / ".prefect-campaign").expanduser().absolute()
         url = os.environ.get("CAMPAIGN_LEDGER_URL") or f"sqlite:///{path / 'ledger.db'}"
-        return cls(path, url)
+        # What people write, and what the driver is called that we ask for.
+        return cls(path, re.sub(r"^postgres(ql)?://", "postgresql+psycopg://", url))
 
     def ensure(self) -> "Home":
         """Make the folder, and see that it can be written.

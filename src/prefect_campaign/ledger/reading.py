@@ -2,11 +2,15 @@
 
 import json
 import sqlite3
+from functools import cache
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
 from prefect_campaign.model.errors import LedgerDamaged, Refused, Transient
+
+_NO_TABLE = "42P01"
+"""PostgreSQL's code for a table that does not exist."""
 
 JSON_COLUMNS = frozenset(
     (
@@ -41,10 +45,8 @@ class Reader:
             self._sqlite = sqlite3.connect(f"file:{quote(str(path))}?mode=ro", uri=True, timeout=30)
             self._sqlite.row_factory = sqlite3.Row
         else:
-            from sqlalchemy import create_engine
-
             self._place = url.rsplit("@", 1)[-1]
-            self._engine = create_engine(url)
+            self._engine = _server(url)
 
     def rows(self, sql: str, **params: Any) -> list[dict[str, Any]]:
         """All rows of a SELECT, JSON columns decoded.
@@ -73,8 +75,6 @@ class Reader:
         """Let go of the database."""
         if self._sqlite is not None:
             self._sqlite.close()
-        if self._engine is not None:
-            self._engine.dispose()
 
     def __enter__(self) -> "Reader":
         return self
@@ -89,6 +89,23 @@ class Reader:
         if self._sqlite is not None:
             return [dict(row) for row in self._sqlite.execute(sql, params)]
         from sqlalchemy import text
+        from sqlalchemy.exc import OperationalError, ProgrammingError
 
-        with self._engine.connect() as connection:
-            return [dict(row) for row in connection.execute(text(sql), params).mappings()]
+        try:
+            with self._engine.connect() as connection:
+                return [dict(row) for row in connection.execute(text(sql), params).mappings()]
+        except ProgrammingError as error:
+            if getattr(error.orig, "sqlstate", "") == _NO_TABLE:
+                raise Refused(f"ledger {self._place}: holds no campaigns yet; run one first") from None
+            raise
+        except OperationalError as error:
+            said = str(error.orig).splitlines()[0]
+            raise Transient(f"ledger {self._place}: cannot be reached ({said}); is the server up?") from None
+
+
+@cache
+def _server(url: str) -> Any:
+    """One pool of connections for all readers of this process: to open one costs more than to read."""
+    from prefect_campaign.ledger.store import server_engine
+
+    return server_engine(url)

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from sqlalchemy import URL, Connection, Engine, create_engine, event, make_url, select
-from sqlalchemy.exc import DatabaseError, OperationalError
+from sqlalchemy.exc import DatabaseError, OperationalError, SQLAlchemyError
 
 from prefect_campaign.ledger import tables as t
 from prefect_campaign.ledger.location import SCHEMA_REVISION, Home
@@ -99,9 +99,26 @@ class Ledger:
             ) from None
 
 
+def server_engine(url: str) -> Engine:
+    """The engine for a ledger on a database server.
+
+    Raises:
+        Refused: the URL is none, or its driver is not installed.
+    """
+    try:
+        return create_engine(url, pool_pre_ping=True)
+    except ModuleNotFoundError as error:
+        raise Refused(
+            f"CAMPAIGN_LEDGER_URL: needs the Python package {error.name!r}; for PostgreSQL: "
+            "pip install 'prefect-campaign[postgres]'"
+        ) from None
+    except SQLAlchemyError as error:
+        raise Refused(f"CAMPAIGN_LEDGER_URL: {error}; write postgresql://user:password@host:port/database") from None
+
+
 def _engine(url: str) -> Engine:
     if not url.startswith("sqlite"):
-        return create_engine(url, pool_pre_ping=True)
+        return server_engine(url)
     # Not parsed as a URL: a folder's name may hold a question mark.
     engine = create_engine(
         URL.create("sqlite", database=_place(url)), connect_args={"timeout": 30, "check_same_thread": False}
@@ -139,6 +156,9 @@ def _explained(url: str) -> Iterator[None]:
             raise Transient(f"ledger {place}: locked by another process for 30 s; try again") from error
         if "deadlock" in text or "could not serialize" in text or "server closed the connection" in text:
             raise Transient(f"ledger {place}: {text.splitlines()[0]}; try again") from error
+        if not url.startswith("sqlite"):
+            said = text.splitlines()[0]
+            raise Transient(f"ledger {place}: cannot be reached ({said}); is the server up?") from error
         if "disk I/O" in text or "full" in text:
             raise Transient(f"ledger {place}: {text}; free some disk space, nothing recorded is lost") from error
         raise Refused(f"ledger {place}: {text}; check the path and its permissions") from error

@@ -50,6 +50,7 @@ def damaged(home: Home, ledger: Ledger, request: pytest.FixtureRequest) -> Path:
     return path
 
 
+@pytest.mark.sqlite_file
 @pytest.mark.parametrize("damaged", DAMAGE, indirect=True)
 def test_a_damaged_ledger_is_reported_with_its_path_and_left_as_it_is(damaged: Path, home: Home) -> None:
     before = damaged.read_bytes()
@@ -60,12 +61,14 @@ def test_a_damaged_ledger_is_reported_with_its_path_and_left_as_it_is(damaged: P
     assert damaged.read_bytes() == before
 
 
+@pytest.mark.sqlite_file
 def test_no_ledger_yet_is_no_damage(home: Home) -> None:
     with pytest.raises(Refused, match="does not exist yet") as error:
         Reader(home.ledger_url)
     assert not isinstance(error.value, LedgerDamaged)
 
 
+@pytest.mark.sqlite_file
 def test_a_ledger_that_is_just_being_made_is_not_called_damaged(home: Home) -> None:
     (home.path / "ledger.db").touch()
     with pytest.raises(Refused) as error, Reader(home.ledger_url) as reader:
@@ -123,6 +126,7 @@ def test_the_schema_check_would_see_a_missing_column_and_a_missing_constraint(le
     assert "ix_events_campaign" in found
 
 
+@pytest.mark.sqlite_file
 def test_what_is_committed_is_synced_and_readers_do_not_wait(ledger: Ledger) -> None:
     with ledger.write() as connection:
         assert connection.execute(text("PRAGMA journal_mode")).scalar() == "wal"

@@ -1,0 +1,2 @@
+-- Run once, when PostgreSQL's folder is made.
+CREATE DATABASE ledger;
