@@ -26,6 +26,9 @@ JSON_COLUMNS = frozenset(
         "cost",
         "drop",
         "data",
+        "hosts",
+        "job",
+        "reasons",
     )
 )
 """Columns that hold JSON text; they come back decoded."""

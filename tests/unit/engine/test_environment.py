@@ -1,7 +1,6 @@
 """Before its first use this machine is checked, if there is a dry run: once for each state of the code."""
 
 import asyncio
-import json
 from pathlib import Path
 from typing import Any
 
@@ -182,7 +181,7 @@ async def test_killed_between_the_record_and_the_start_it_starts_once(
         await until(lambda: lab.rows(t.leases))
         run.cancel()
     (before,) = lab.rows(t.host_checks)
-    assert json.loads(before["job"])["handle"] is None
+    assert before["job"]["handle"] is None
     await lab.run()
     assert lab.states == ["done"]
     assert len(dry_runs(tmp_path)) == 1

@@ -1,7 +1,6 @@
 """Hosts that are reached by SSH are checked before their first use, all at once: real sshd's on loopback."""
 
 import asyncio
-import sqlite3
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -191,8 +190,8 @@ async def test_another_dispatcher_takes_the_check_over_with_the_campaign(tmp_pat
     async with lab.open() as dispatcher:
         run = asyncio.create_task(dispatcher.run())
         await until(lambda: dry_runs(tmp_path))
-        with sqlite3.connect(home.path / "ledger.db") as db:  # as if this one had slept too long
-            db.execute("UPDATE campaigns SET fence = fence + 1, owner = NULL")
+        with lab.setting.ledger.write() as connection:  # as if this one had slept too long
+            connection.execute(t.campaigns.update().values(fence=t.campaigns.c.fence + 1, owner=None))
         (tmp_path / "go").touch()
         with suppress(Fenced):
             await asyncio.wait_for(run, 30)

@@ -12,6 +12,7 @@ from prefect_campaign import Campaign, Objective, Sweep
 from prefect_campaign.engine.export import export
 from prefect_campaign.engine.setting import Setting, open_setting, register
 from prefect_campaign.ledger import gates, queries
+from prefect_campaign.ledger import tables as t
 from prefect_campaign.ledger.location import Home
 from prefect_campaign.ledger.reading import Reader
 from prefect_campaign.tasks import tree as rule
@@ -53,7 +54,7 @@ def approved(setting: Setting, commit: str | None) -> gates.Question:
     """An answer to a question that showed this commit."""
     one = asked(setting, answer="CONTINUE")
     with setting.ledger.write() as connection:
-        connection.exec_driver_sql("UPDATE approvals SET cost = json_object('commit', ?)", (commit,))
+        connection.execute(t.approvals.update().values(cost={"commit": commit}))
         found = gates.question(connection, setting.row.id, setting.plan.plan_hash)
     assert found
     assert found.id == one.id
