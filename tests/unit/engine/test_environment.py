@@ -33,7 +33,7 @@ async def test_a_dry_run_passes_once_before_anything_starts(tmp_path: Path, home
     (line,) = dry_runs(tmp_path)
     assert line.startswith("_check-")
     (row,), (found,) = lab.rows(t.host_checks), steps(lab)
-    assert (row["state"], row["host"], row["job"]) == ("ready", host_name(), "null")
+    assert (row["state"], row["host"], row["job"]) == ("ready", host_name(), None)
     assert {name: one["state"] for name, one in found.items()} == dict.fromkeys(
         ("code", "program", "GPUs", "dry run"), "passed"
     )
