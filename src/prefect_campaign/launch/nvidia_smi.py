@@ -86,6 +86,8 @@ def _gpu(found: Element, index: int) -> Gpu:
         problems.append(f"MIG is on: instances are not placed on; to use it whole: nvidia-smi -i {index} -mig 0")
     elif total is None or (free is None and used is None):
         problems.append(f"memory cannot be read ({_raw(found, 'fb_memory_usage/total')!r})")
+    elif (free or 0) > total:
+        problems.append(f"tells nonsense of its memory ({free} of {total} MiB free)")
     if ecc:
         problems.append(
             f"{ecc} uncorrected memory errors since the driver was loaded: reset it with "

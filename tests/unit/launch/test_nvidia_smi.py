@@ -77,6 +77,10 @@ def test_a_gpu_whose_memory_cannot_be_read_is_not_free(value):
     assert reading.gpus[1].problem == ""
 
 
+def test_a_gpu_that_tells_more_free_than_it_has_is_not_free():
+    assert "nonsense of its memory" in only(log(gpu(total="24576 MiB", free="30000 MiB"))).problem
+
+
 @pytest.mark.parametrize("value", UNREADABLE)
 def test_values_that_do_not_decide_may_be_unknown(value):
     found = only(log(gpu(gpu_util=value, gpu_temp=value, product_name="")))
