@@ -9,6 +9,7 @@ from rich.table import Table
 from rich.text import Text
 
 from prefect_campaign.model.records import ExperimentView
+from prefect_campaign.model.text import printable
 
 FINAL = ("done", "failed", "cancelled", "superseded")
 COLOURS = {"done": "green", "failed": "red", "running": "cyan", "launching": "cyan", "on_hold": "yellow"}
@@ -36,7 +37,12 @@ def render(row: dict[str, Any], views: list[ExperimentView]) -> Group:
     ended = sorted((v for v in views if v.ended_at and v.state in FINAL), key=lambda v: v.ended_at or 0)[-5:]
     for view in ended:
         value = "" if view.objective_value is None else f"{view.objective_value:.4g}"
-        latest.add_row(Text(view.state, style=COLOURS.get(view.state, "dim")), view.exp_id, value, view.reason[:60])
+        latest.add_row(
+            Text(view.state, style=COLOURS.get(view.state, "dim")),
+            view.exp_id,
+            value,
+            Text(printable(view.reason)[:60]),
+        )
     title = Text(f"{row['name']}  round {row['round']}  iteration {row['iteration']}  [{row['status']}]", style="bold")
     return Group(title, bars, Text(""), latest)
 
@@ -59,6 +65,6 @@ def experiment_table(views: list[ExperimentView], width: int) -> Table:
             Text(v.state, style=COLOURS.get(v.state, "dim")),
             str(v.attempt),
             value,
-            Text(told if len(told) <= room else told[: room - 1] + "…"),
+            Text(printable(told if len(told) <= room else told[: room - 1] + "…")),
         )
     return table
