@@ -27,6 +27,7 @@ from prefect_campaign.model.spec import Campaign
 from prefect_campaign.model.states import ExperimentState
 from prefect_campaign.placement.demand import Assignment, Demand, Rules
 from prefect_campaign.placement.place import place
+from prefect_campaign.placement.reserved import Reserved
 from prefect_campaign.placement.room import HostRoom, needed_mb, rooms, unmatched
 
 OTHERS = "another campaign's "
@@ -56,6 +57,7 @@ class Planner:
         self._ledger = ledger
         self._hosts = hosts
         self._rules = rules_of(campaign)
+        self._reserved = Reserved(self._rules.reserve)
         self._never: dict[str, str] = {}
         self._told = False
         self._moved: set[str] = set()
@@ -97,10 +99,15 @@ class Planner:
         held = self._hosts.held(taken)
         avoid = self._occupied(taken) | {(spec.host, gpu) for gpu in spec.gpus}
         demand = Demand(spec.exp_id, gpus=len(spec.gpus), vram_mb=spec.vram_mb, avoid=avoid)
-        found = place([demand], self._hosts.views, held, self._rules, self._ledger.clock(), self._hosts.extra)
+        found = place([demand], self._hosts.views, held, self._rules_now(), self._ledger.clock(), self._hosts.extra)
         if found.assignments:
             self._moved.add(spec.exp_id)
         return bool(found.assignments)
+
+    def _rules_now(self) -> Rules:
+        """The campaign's rules; what it reserves by a number is what had that number first."""
+        self._reserved.look(self._hosts.views)
+        return replace(self._rules, reserve=self._reserved.entries)
 
     def _occupied(self, taken: Sequence[leases.Lease]) -> frozenset[tuple[str, str]]:
         """(host, UUID) of the GPUs that a last look before a launch would find busy."""
@@ -120,9 +127,10 @@ class Planner:
         self.origin.refresh()
         taken = leases.held(connection, [v.host for v in self._hosts.views])
         held = self._hosts.held(taken)
-        left = rooms(self._hosts.views, held, self._rules, self._hosts.extra) if self.wants_gpus else []
+        rules = self._rules_now()
+        left = rooms(self._hosts.views, held, rules, self._hosts.extra) if self.wants_gpus else []
         # A model that is avoided need not be here; a GPU that is reserved must be.
-        reserved = replace(self._rules, avoid=())
+        reserved = replace(self._rules, reserve=self._reserved.never_met, avoid=())
         typos = unmatched(reserved, self._hosts.views) if self.wants_gpus else []
         if typos:  # who protects a GPU by a name that is none must not find it in use
             self._never = dict.fromkeys(self._batch.waiting, f"policy.gpus.{typos[0]} means no GPU and no host here")
@@ -133,7 +141,7 @@ class Planner:
             demand, source = wanted[exp_id]
             wanted[exp_id] = replace(demand, avoid=demand.avoid | self._occupied(taken)), source
         demands = [*self._of_others(connection, now), *(demand for demand, _ in wanted.values())]
-        rules = replace(self._rules, avoid=(*self._rules.avoid, *self._hosts.failed))
+        rules = replace(rules, avoid=(*rules.avoid, *self._hosts.failed))
         placement = place(demands, self._hosts.views, held, rules, now, self._hosts.extra)
         probing = f"{len(waiting)} wait for a probe of their memory" if waiting else ""
         first = next((e for e in wanted if e in placement.reasons), None) if self.wants_gpus else None

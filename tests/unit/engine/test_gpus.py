@@ -9,6 +9,7 @@ import pytest
 from driver import MISMATCH, Driver, gpus
 from unit.engine.lab import REPORT, Lab, campaign, until
 
+from prefect_campaign.launch.local import LocalLauncher
 from prefect_campaign.ledger import tables as t
 
 SEES = """echo "$CAMPAIGN_EXP_ID $CUDA_VISIBLE_DEVICES" >>seen\n"""
@@ -85,6 +86,28 @@ async def test_what_no_host_can_run_is_held_with_the_reason(
     assert lab.states == ["on_hold"]
     assert why in lab.only.reason
     assert lab.ran == []
+
+
+@pytest.mark.parametrize(("by", "number"), [("campaign", 1), ("campaign", 2), ("host", 1)])
+async def test_a_gpu_reserved_by_its_number_stays_so_when_one_before_it_vanishes(
+    tmp_path: Path, home: Any, driver: Driver, by: str, number: int
+) -> None:
+    driver.set(gpus(3))
+    first, *others = driver.uuids
+    kept = others.pop(number - 1)
+    policy = {"gpus": {"reserve": [number]}} if by == "campaign" else {}
+    lab = Lab(gpu_campaign(tmp_path, SEES + WAITS + REPORT, points=4, policy=policy))
+    async with lab.open(LocalLauncher(reserve=[str(number)] if by == "host" else [])) as dispatcher:
+        run = asyncio.create_task(dispatcher.run())
+        await until(lambda: len(seen(tmp_path)) == 2)
+        driver.vanish(first)
+        await until(lambda: any("vanished" in g.problem for v in dispatcher._hosts.views for g in v.gpus))
+        (tmp_path / "go").touch()
+        await asyncio.wait_for(run, 60)
+    assert lab.states == ["done"] * 4
+    used = {one for (one,) in seen(tmp_path).values()}
+    assert kept not in used
+    assert used <= {first, *others}
 
 
 async def test_a_lost_gpu_is_left_out_and_the_others_work(tmp_path: Path, home: Any, driver: Driver) -> None:
