@@ -1,5 +1,6 @@
 """The picture of a campaign in a terminal. Light on imports: `campaign status` draws it too."""
 
+import time
 from collections import Counter
 from typing import Any
 
@@ -43,8 +44,15 @@ def render(row: dict[str, Any], views: list[ExperimentView]) -> Group:
             value,
             Text(printable(view.reason)[:60]),
         )
+    waits = [Text(printable(row["waits"]), style="dim")] if _waits(row, views) else []
     title = Text(f"{row['name']}  round {row['round']}  iteration {row['iteration']}  [{row['status']}]", style="bold")
-    return Group(title, bars, Text(""), latest)
+    return Group(title, bars, *waits, Text(""), latest)
+
+
+def _waits(row: dict[str, Any], views: list[ExperimentView]) -> bool:
+    """Whether what was told about those that wait still holds: somebody drives the campaign, and some do wait."""
+    driven = row["owner"] is not None and (row["owner_expires"] or 0.0) > time.time()
+    return driven and any(v.stage == row["stage"] and v.state in ("ready", "queued") for v in views)
 
 
 def experiment_table(views: list[ExperimentView], width: int) -> Table:

@@ -16,7 +16,7 @@ from prefect_campaign.engine.origin import Origin
 from prefect_campaign.engine.preflight import busy, tenants
 from prefect_campaign.engine.probing import Prober
 from prefect_campaign.engine.vram import Vram
-from prefect_campaign.ledger import batches, gates, leases, waits
+from prefect_campaign.ledger import batches, campaigns, gates, leases, waits
 from prefect_campaign.ledger.campaigns import CampaignRow
 from prefect_campaign.ledger.experiments import Intent, Move, record_intents
 from prefect_campaign.ledger.location import Home
@@ -34,6 +34,9 @@ OTHERS = "another campaign's "
 """No exp_id has a space in it."""
 OFFERED = 64
 """So many of the experiments that wait for GPUs are tried to be placed at once."""
+
+TELL_SECONDS = 5.0
+"""How often people are told anew why experiments wait, at most."""
 
 
 class Planner:
@@ -60,6 +63,7 @@ class Planner:
         self._reserved = Reserved(self._rules.reserve)
         self._never: dict[str, str] = {}
         self._told = False
+        self._told_waits: tuple[str | None, float] = None, 0.0
         self._moved: set[str] = set()
         """Those that left a busy GPU for a free one: they are not to be put on a busy one again."""
         self._home = home
@@ -150,6 +154,7 @@ class Planner:
         # A host that cannot be seen now may be the one that has room.
         seen = all(v.host in self._hosts.failed or not (v.problem or v.gpu_problem) for v in self._hosts.views)
         self._never = {e: placement.reasons[e] for e in placement.never if e in wanted} if seen else {}
+        self._tell_waits(connection, now)
         got = [a for a in placement.assignments if a.exp_id in wanted]
         intents = [
             self._intent(self._batch.waiting[a.exp_id], a, *wanted[a.exp_id]) for a in got if a.exp_id not in probed
@@ -197,6 +202,12 @@ class Planner:
         wait = Wait(first.exp_id, first.gpus, first.vram_mb, hosts, first.waiting_since) if first else None
         waits.tell(connection, self._row.id, wait, now=now)
         self._told = wait is not None
+
+    def _tell_waits(self, connection: Connection, now: float) -> None:
+        """Let people know why experiments wait, but not every time that a number in it changes."""
+        if self.waits != self._told_waits[0] and now - self._told_waits[1] >= TELL_SECONDS:
+            campaigns.tell_waits(connection, self._row.id, self.waits)
+            self._told_waits = self.waits, now
 
     def _probed_first(self, due: Sequence[str]) -> tuple[dict[str, Shape], set[str]]:
         """Those that give their place to a probe of their shape, and those that wait for its end."""

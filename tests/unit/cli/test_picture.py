@@ -1,6 +1,7 @@
 """The picture of a campaign in a terminal."""
 
 import io
+import time
 
 import pytest
 from rich.console import Console
@@ -8,7 +9,18 @@ from rich.console import Console
 from prefect_campaign.cli.picture import experiment_table, render
 from prefect_campaign.model.records import ExperimentView
 
-ROW = {"name": "demo", "round": 1, "iteration": 1, "status": "open", "stage": "full"}
+ROW = {"name": "demo", "round": 1, "iteration": 1, "status": "open", "stage": "full", "owner": None}
+
+
+@pytest.mark.parametrize(
+    ("state", "owner", "told"), [("ready", "me", True), ("done", "me", False), ("ready", None, False)]
+)
+def test_why_experiments_wait_is_told_while_they_do(state: str, owner: str | None, told: bool) -> None:
+    view = ExperimentView("e1", "full", "full", 0, "main", None, None, 0, {}, state)
+    row = {**ROW, "owner": owner, "owner_expires": time.time() + 60, "waits": "1 wait: 1 for 2 GPUs"}
+    out = io.StringIO()
+    Console(file=out, width=100).print(render(row, [view]))
+    assert ("1 wait: 1 for 2 GPUs" in out.getvalue()) == told
 
 
 @pytest.mark.parametrize("state", ["failed", "on_hold"])

@@ -39,6 +39,7 @@ async def test_each_experiment_sees_the_gpu_that_is_leased_for_it(tmp_path: Path
         assert sorted(r["device"] for r in leases) == sorted(driver.uuids)
         assert sorted(one for (one,) in seen(tmp_path).values()) == sorted(driver.uuids)
         assert "GPU" in dispatcher.waits
+        await until(lambda: lab.rows(t.campaigns)[0]["waits"] == dispatcher.waits)  # for `campaign status`
         (tmp_path / "go").touch()
         await asyncio.wait_for(run, 60)
     assert lab.states == ["done"] * 3
