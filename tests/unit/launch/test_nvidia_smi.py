@@ -109,7 +109,9 @@ def test_a_process_list_that_cannot_be_read_is_a_problem():
     [
         ("Failed to initialize NVML: Driver/library version mismatch\nNVML library version: 550\n", 18, "mismatch"),
         ("NVIDIA-SMI has failed because it couldn't communicate with the NVIDIA driver.\n", 9, "communicate"),
-        ("", 124, "nothing"),
+        ("", 124, "nvidia-smi does not answer"),
+        ("", 137, "a reboot may be needed"),
+        ("", 1, "nothing"),
         ("bash: nvidia-smi: Input/output error", 126, "Input/output error"),
         ("\x1b[31mred\x00", 1, "[31mred"),
     ],
