@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,7 @@ import pytest
 from driver import MISMATCH, Driver, gpus
 from unit.engine.lab import REPORT, Lab, campaign, until
 
+from prefect_campaign.engine import hosts, preflight
 from prefect_campaign.launch.local import LocalLauncher
 from prefect_campaign.ledger import tables as t
 
@@ -165,6 +167,29 @@ async def test_an_attempt_on_a_busy_gpu_moves_to_one_that_becomes_free(
     # The second was placed beside the stranger, as the memory fits there; it did not start, and went elsewhere.
     assert lab.states == ["done"] * 2
     assert list(seen(tmp_path).values()) == [[driver.uuids[1]]] * 2
+
+
+async def test_the_only_attempt_moves_to_a_gpu_that_becomes_free(
+    tmp_path: Path, home: Any, driver: Driver, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(preflight, "POLL_SECONDS", 0.2)
+    monkeypatch.setattr(hosts, "FRESH_SECONDS", 0.2)
+    driver.set(gpus(2))
+    stranger = subprocess.Popen(["sleep", "600"])
+    try:
+        driver.run(driver.uuids[0], pid=os.getpid(), used_mb=500)
+        driver.run(driver.uuids[1], pid=stranger.pid, used_mb=500)
+        lab = Lab(gpu_campaign(tmp_path, SEES + REPORT, points=1, resources={"vram_mb": 4000}))
+        async with lab.open() as dispatcher:
+            run = asyncio.create_task(dispatcher.run())
+            await until(lambda: lab.rows(t.leases) and dispatcher._starter._preflight._waiting)
+            driver.stop(stranger.pid)
+            await asyncio.wait_for(run, 60)
+    finally:
+        stranger.kill()
+        stranger.wait()
+    assert lab.states == ["done"]
+    assert list(seen(tmp_path).values()) == [[driver.uuids[1]]]
 
 
 async def test_many_small_ones_do_not_starve_a_big_one_of_another_campaign(
