@@ -13,6 +13,7 @@ from prefect_campaign.cli.doctor_here import gb
 from prefect_campaign.cli.doctor_machines import models
 from prefect_campaign.ledger.location import Home
 from prefect_campaign.model.devices import Gpu, HostView
+from prefect_campaign.model.text import printable
 
 TIERS = (24, 16, 8, 4)
 """GB of a GPU, by which people choose what to run."""
@@ -91,7 +92,7 @@ def block(found: Compute, width: int) -> Table:
     table.add_column(width=max(width - 12, 20), overflow="fold")
     gpus = models(found.gpus) if found.gpus else "none that can be used"
     driver = f"driver {found.driver}, CUDA {found.cuda or '?'}" if found.driver else "no NVIDIA driver"
-    table.add_row("GPUs", f"{gpus}; {driver}")
+    table.add_row("GPUs", Text(f"{gpus}; {printable(driver)}"))
     if found.gpus:
         table.add_row(
             "tier", f"{_counted(found.tiers)} by all of their memory, {_counted(found.tiers_now)} by what is free"

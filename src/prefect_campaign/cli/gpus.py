@@ -17,6 +17,7 @@ from rich.text import Text
 from prefect_campaign.launch.visible import reserved_uuids
 from prefect_campaign.model.devices import Gpu, GpuProcess, HostView
 from prefect_campaign.model.errors import CampaignError
+from prefect_campaign.model.text import printable
 
 WATCH_SECONDS = 2.0
 WIDE = 116
@@ -149,13 +150,13 @@ def _host(view: HostView, leases: Leases, width: int) -> list[RenderableType]:
     head = Text(view.host, style="bold")
     versions = [f"driver {view.driver}" if view.driver else "", f"CUDA {view.cuda}" if view.cuda else ""]
     for told in filter(None, versions):
-        head.append(f"  {told}", style="dim")
+        head.append(f"  {printable(told)}", style="dim")
     if view.keep_free:
         head.append(f"  {view.keep_free} always kept free", style="magenta")
     parts: list[RenderableType] = [head]
     problem = view.problem or view.gpu_problem
     if problem:
-        parts.append(Text(problem, style="red"))
+        parts.append(Text(printable(problem), style="red"))
     if view.gpus:
         parts += [_table(view, leases, width), *_problems(view.gpus)]
     elif not problem:
@@ -203,8 +204,8 @@ def _facts(gpu: Gpu) -> tuple[Text, ...]:
     style = "red" if gpu.problem else ""
     return (
         Text(str(gpu.index), style=style),
-        Text(gpu.name.removeprefix("NVIDIA "), style=style),
-        Text(short_uuid(gpu.uuid)),
+        Text(printable(gpu.name).removeprefix("NVIDIA "), style=style),
+        Text(printable(short_uuid(gpu.uuid))),
         Text(memory),
         Text(busy),
         Text(heat, style="red" if (gpu.temperature or 0) >= HOT else ""),
@@ -230,12 +231,12 @@ def _users(gpu: Gpu, view: HostView) -> Text:
 
 
 def _process(process: GpuProcess) -> Text:
-    told = Text(process.user, style="dim" if process.graphics else "")
+    told = Text(printable(process.user), style="dim" if process.graphics else "")
     told.append("  " + ("?" if process.used_mb is None else f"{_gb(process.used_mb)} GB") + "  ", style="dim")
     if process.run_dir:
         path = PurePosixPath(process.run_dir)
-        told.append(f"{path.parent.name}/{path.name} ", style="cyan")
-    return told.append(f"{process.command} ({process.pid})")
+        told.append(f"{printable(path.parent.name)}/{printable(path.name)} ", style="cyan")
+    return told.append(f"{printable(process.command)} ({process.pid})")
 
 
 def _leases(held: Sequence[Mapping[str, Any]]) -> Text:
@@ -259,7 +260,7 @@ def _problems(gpus: Sequence[Gpu]) -> list[Text]:
         if gpu.problem:
             found.setdefault(gpu.problem, []).append(str(gpu.index))
     return [
-        Text(f"GPU{'s' if len(numbers) > 1 else ''} {', '.join(numbers)}: {problem}", style="red")
+        Text(f"GPU{'s' if len(numbers) > 1 else ''} {', '.join(numbers)}: {printable(problem)}", style="red")
         for problem, numbers in found.items()
     ]
 

@@ -1,5 +1,6 @@
 """The picture of a campaign in a terminal. Light on imports: `campaign status` draws it too."""
 
+import time
 from collections import Counter
 from typing import Any
 
@@ -9,6 +10,7 @@ from rich.table import Table
 from rich.text import Text
 
 from prefect_campaign.model.records import ExperimentView
+from prefect_campaign.model.text import printable
 
 FINAL = ("done", "failed", "cancelled", "superseded")
 COLOURS = {"done": "green", "failed": "red", "running": "cyan", "launching": "cyan", "on_hold": "yellow"}
@@ -36,9 +38,21 @@ def render(row: dict[str, Any], views: list[ExperimentView]) -> Group:
     ended = sorted((v for v in views if v.ended_at and v.state in FINAL), key=lambda v: v.ended_at or 0)[-5:]
     for view in ended:
         value = "" if view.objective_value is None else f"{view.objective_value:.4g}"
-        latest.add_row(Text(view.state, style=COLOURS.get(view.state, "dim")), view.exp_id, value, view.reason[:60])
+        latest.add_row(
+            Text(view.state, style=COLOURS.get(view.state, "dim")),
+            view.exp_id,
+            value,
+            Text(printable(view.reason)[:60]),
+        )
+    waits = [Text(printable(row["waits"]), style="dim")] if _waits(row, views) else []
     title = Text(f"{row['name']}  round {row['round']}  iteration {row['iteration']}  [{row['status']}]", style="bold")
-    return Group(title, bars, Text(""), latest)
+    return Group(title, bars, *waits, Text(""), latest)
+
+
+def _waits(row: dict[str, Any], views: list[ExperimentView]) -> bool:
+    """Whether what was told about those that wait still holds: somebody drives the campaign, and some do wait."""
+    driven = row["owner"] is not None and (row["owner_expires"] or 0.0) > time.time()
+    return driven and any(v.stage == row["stage"] and v.state in ("ready", "queued") for v in views)
 
 
 def experiment_table(views: list[ExperimentView], width: int) -> Table:
@@ -59,6 +73,6 @@ def experiment_table(views: list[ExperimentView], width: int) -> Table:
             Text(v.state, style=COLOURS.get(v.state, "dim")),
             str(v.attempt),
             value,
-            Text(told if len(told) <= room else told[: room - 1] + "…"),
+            Text(printable(told if len(told) <= room else told[: room - 1] + "…")),
         )
     return table

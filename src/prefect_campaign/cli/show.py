@@ -9,6 +9,7 @@ from prefect_campaign.ledger import queries
 from prefect_campaign.ledger.alert_list import waiting_alerts
 from prefect_campaign.ledger.location import Home
 from prefect_campaign.ledger.reading import Reader
+from prefect_campaign.model.text import printable
 
 
 def show_status(name: str, *, as_json: bool) -> None:
@@ -35,11 +36,11 @@ def show_status(name: str, *, as_json: bool) -> None:
     console = Console()
     console.print(render(row, views))
     if row["reason"]:
-        console.print(row["reason"], markup=False)
+        console.print(printable(row["reason"]), markup=False)
     if asked and not asked["answer"]:
         console.print(f"gate: waits for `campaign approve {name} CONTINUE|PIVOT|KILL --by WHO`", markup=False)
     elif asked:
-        console.print(f"gate: {asked['answer']} by {asked['by']} ({asked['reason']})", markup=False)
+        console.print(printable(f"gate: {asked['answer']} by {asked['by']} ({asked['reason']})"), markup=False)
     for line in one_liners(waiting, time.time()):
         console.print(line, soft_wrap=True)
     console.print(experiment_table([v for v in views if v.stage == row["stage"]], console.width))

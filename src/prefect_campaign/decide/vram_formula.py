@@ -10,6 +10,8 @@ CONTEXT_MB = 600
 """CUDA context and libraries, which NVML counts too; some hundred MiB, more with newer versions."""
 
 _MIB = 2**20
+_MOST_MB = 2**40
+"""More than anybody has; a batch that is a slip of the pen may be any number."""
 _FROZEN = {"fp32": 4.0, "mixed": 6.0, "fp16": 2.0, "int8": 1.0, "int4": 0.5}
 """Bytes of a parameter that is only used; mixed: in fp32, with a copy in half precision."""
 _STATES = {"adam": 8.0, "adam8bit": 2.0, "momentum": 4.0, "sgd": 0.0}
@@ -45,7 +47,8 @@ def by_formula(network: Network, params: Mapping[str, Scalar], gpus: int) -> int
         + gradients / (shards if stage >= 2 else 1)
         + states / (shards if stage >= 1 else 1)
     )
-    return math.ceil((frozen + trained * each) * 1e9 / _MIB + network.sample_mb * batch) + CONTEXT_MB
+    needed = (frozen + trained * each) * 1e9 / _MIB + network.sample_mb * batch
+    return math.ceil(min(needed, _MOST_MB)) + CONTEXT_MB
 
 
 def _trained_bytes(network: Network) -> tuple[float, float, float]:

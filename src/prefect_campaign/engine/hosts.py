@@ -14,6 +14,7 @@ from prefect_campaign.model.devices import HostView
 from prefect_campaign.model.errors import Refused
 from prefect_campaign.placement.demand import Held
 from prefect_campaign.placement.peaks import Peaks
+from prefect_campaign.placement.reserved import Reserved
 
 FRESH_SECONDS = 2.0
 """An older look is repeated before GPUs are placed by it."""
@@ -52,6 +53,7 @@ class Hosts:
         self._slots = slots
         self._clock = clock
         self._peaks = Peaks()
+        self._reserved = Reserved()
         self._seen_at = 0.0
         self._looking: asyncio.Task[None] | None = None
 
@@ -60,6 +62,8 @@ class Hosts:
         seen = await self._launcher.look()
         if self._slots is not None and len(seen) == 1:
             seen = [dataclasses.replace(seen[0], slots=self._slots)]
+        self._reserved.look(seen)
+        seen = [dataclasses.replace(v, reserve=self._reserved.on(v.host)) for v in seen]
         self._take_in(tuple(seen))
         self.extra = self._peaks.seen(self.seen)
         self._seen_at = self._clock()

@@ -16,7 +16,7 @@ from prefect_campaign.engine.origin import Origin
 from prefect_campaign.engine.preflight import busy, tenants
 from prefect_campaign.engine.probing import Prober
 from prefect_campaign.engine.vram import Vram
-from prefect_campaign.ledger import batches, gates, leases, waits
+from prefect_campaign.ledger import batches, campaigns, gates, leases, waits
 from prefect_campaign.ledger.campaigns import CampaignRow
 from prefect_campaign.ledger.experiments import Intent, Move, record_intents
 from prefect_campaign.ledger.location import Home
@@ -27,12 +27,16 @@ from prefect_campaign.model.spec import Campaign
 from prefect_campaign.model.states import ExperimentState
 from prefect_campaign.placement.demand import Assignment, Demand, Rules
 from prefect_campaign.placement.place import place
+from prefect_campaign.placement.reserved import Reserved
 from prefect_campaign.placement.room import HostRoom, needed_mb, rooms, unmatched
 
 OTHERS = "another campaign's "
 """No exp_id has a space in it."""
 OFFERED = 64
 """So many of the experiments that wait for GPUs are tried to be placed at once."""
+
+TELL_SECONDS = 5.0
+"""How often people are told anew why experiments wait, at most."""
 
 
 class Planner:
@@ -56,8 +60,10 @@ class Planner:
         self._ledger = ledger
         self._hosts = hosts
         self._rules = rules_of(campaign)
+        self._reserved = Reserved(self._rules.reserve)
         self._never: dict[str, str] = {}
         self._told = False
+        self._told_waits: tuple[str | None, float] = None, 0.0
         self._moved: set[str] = set()
         """Those that left a busy GPU for a free one: they are not to be put on a busy one again."""
         self._home = home
@@ -97,10 +103,15 @@ class Planner:
         held = self._hosts.held(taken)
         avoid = self._occupied(taken) | {(spec.host, gpu) for gpu in spec.gpus}
         demand = Demand(spec.exp_id, gpus=len(spec.gpus), vram_mb=spec.vram_mb, avoid=avoid)
-        found = place([demand], self._hosts.views, held, self._rules, self._ledger.clock(), self._hosts.extra)
+        found = place([demand], self._hosts.views, held, self._rules_now(), self._ledger.clock(), self._hosts.extra)
         if found.assignments:
             self._moved.add(spec.exp_id)
         return bool(found.assignments)
+
+    def _rules_now(self) -> Rules:
+        """The campaign's rules; what it reserves by a number is what had that number first."""
+        self._reserved.look(self._hosts.views)
+        return replace(self._rules, reserve=self._reserved.entries)
 
     def _occupied(self, taken: Sequence[leases.Lease]) -> frozenset[tuple[str, str]]:
         """(host, UUID) of the GPUs that a last look before a launch would find busy."""
@@ -120,9 +131,10 @@ class Planner:
         self.origin.refresh()
         taken = leases.held(connection, [v.host for v in self._hosts.views])
         held = self._hosts.held(taken)
-        left = rooms(self._hosts.views, held, self._rules, self._hosts.extra) if self.wants_gpus else []
+        rules = self._rules_now()
+        left = rooms(self._hosts.views, held, rules, self._hosts.extra) if self.wants_gpus else []
         # A model that is avoided need not be here; a GPU that is reserved must be.
-        reserved = replace(self._rules, avoid=())
+        reserved = replace(self._rules, reserve=self._reserved.never_met, avoid=())
         typos = unmatched(reserved, self._hosts.views) if self.wants_gpus else []
         if typos:  # who protects a GPU by a name that is none must not find it in use
             self._never = dict.fromkeys(self._batch.waiting, f"policy.gpus.{typos[0]} means no GPU and no host here")
@@ -133,7 +145,7 @@ class Planner:
             demand, source = wanted[exp_id]
             wanted[exp_id] = replace(demand, avoid=demand.avoid | self._occupied(taken)), source
         demands = [*self._of_others(connection, now), *(demand for demand, _ in wanted.values())]
-        rules = replace(self._rules, avoid=(*self._rules.avoid, *self._hosts.failed))
+        rules = replace(rules, avoid=(*rules.avoid, *self._hosts.failed))
         placement = place(demands, self._hosts.views, held, rules, now, self._hosts.extra)
         probing = f"{len(waiting)} wait for a probe of their memory" if waiting else ""
         first = next((e for e in wanted if e in placement.reasons), None) if self.wants_gpus else None
@@ -142,6 +154,7 @@ class Planner:
         # A host that cannot be seen now may be the one that has room.
         seen = all(v.host in self._hosts.failed or not (v.problem or v.gpu_problem) for v in self._hosts.views)
         self._never = {e: placement.reasons[e] for e in placement.never if e in wanted} if seen else {}
+        self._tell_waits(connection, now)
         got = [a for a in placement.assignments if a.exp_id in wanted]
         intents = [
             self._intent(self._batch.waiting[a.exp_id], a, *wanted[a.exp_id]) for a in got if a.exp_id not in probed
@@ -189,6 +202,12 @@ class Planner:
         wait = Wait(first.exp_id, first.gpus, first.vram_mb, hosts, first.waiting_since) if first else None
         waits.tell(connection, self._row.id, wait, now=now)
         self._told = wait is not None
+
+    def _tell_waits(self, connection: Connection, now: float) -> None:
+        """Let people know why experiments wait, but not every time that a number in it changes."""
+        if self.waits != self._told_waits[0] and now - self._told_waits[1] >= TELL_SECONDS:
+            campaigns.tell_waits(connection, self._row.id, self.waits)
+            self._told_waits = self.waits, now
 
     def _probed_first(self, due: Sequence[str]) -> tuple[dict[str, Shape], set[str]]:
         """Those that give their place to a probe of their shape, and those that wait for its end."""

@@ -89,6 +89,8 @@ class Preflight:
         for verdict in verdicts:
             if self._waiting.pop(verdict.spec.token).asked_at is not None:
                 self._settle(verdict)
+        if any(w.busy and w.next_look <= now for w in self._waiting.values()):
+            self._hosts.refresh()  # nobody else may look at the other GPUs, to which it could go
         for host in {w.spec.host for w in self._waiting.values() if w.next_look <= now} - set(self._looks):
             self._looks[host] = asyncio.create_task(self._look(host))
         return verdicts

@@ -25,7 +25,7 @@ from prefect_campaign.launch.process import Process, host_name, read_process
 from prefect_campaign.launch.record import take_record
 from prefect_campaign.launch.script import CLAIM_NAME, RECORD_NAME, SCRIPT_NAME, STDERR_NAME, STDOUT_NAME, job_script
 from prefect_campaign.launch.tree import open_pidfd, stop_tree
-from prefect_campaign.launch.visible import reserved_uuids, usable, with_reserve_checked
+from prefect_campaign.launch.visible import Shown, reserved_uuids, with_reserve_checked
 from prefect_campaign.model.clock import Clock, system_clock
 from prefect_campaign.model.crash import crash_point
 from prefect_campaign.model.devices import HostView
@@ -87,6 +87,7 @@ class LocalLauncher:
         self.keep_free = keep_free
         self.factor = factor
         self._gpus = gpus
+        self._shown = Shown()
         self._clock = clock
         self._tmux = tmux
         self._started: dict[str, Handle] = {}
@@ -100,7 +101,7 @@ class LocalLauncher:
         reader = self._gpus or shared_reader()
         reading = await asyncio.to_thread(reader.read)
         host = host_name()
-        gpus = with_reserve_checked(usable(reading.gpus, os.environ), self.reserve, self.keep_free, host)
+        gpus = with_reserve_checked(self._shown.usable(reading.gpus, os.environ), self.reserve, self.keep_free, host)
         return [
             HostView(
                 host,

@@ -8,6 +8,8 @@ from prefect_campaign.launch.nvml import Reading
 from prefect_campaign.model.devices import Gpu, GpuProcess
 
 _LARGEST = 16 << 20
+_TIMED_OUT = (124, 137)
+"""How `timeout` ends if the program does not, or only by KILL."""
 _NUMBER = re.compile(r"(\d{1,12})(?:\.\d+)?(?: ?(?:MiB|%|C|W))?", re.ASCII)
 
 
@@ -26,6 +28,9 @@ def read_nvidia_smi(said: str, code: int = 0) -> Reading:
         reason = _line(said)
         if code == 6 or re.search(r"No devices were found", said):
             return Reading()
+        if code in _TIMED_OUT and not reason:
+            why = "does not answer; look at it and at dmesg there, a reboot may be needed"
+            return Reading(problem=f"GPUs cannot be read: nvidia-smi {why} ({code})")
         return Reading(problem=f"GPUs cannot be read: nvidia-smi says {reason or 'nothing'!r} ({code})")
     xml = said[start:_LARGEST]
     # Only a document type can bring entities with it, and it stands before the root element, where we begin.
@@ -86,6 +91,8 @@ def _gpu(found: Element, index: int) -> Gpu:
         problems.append(f"MIG is on: instances are not placed on; to use it whole: nvidia-smi -i {index} -mig 0")
     elif total is None or (free is None and used is None):
         problems.append(f"memory cannot be read ({_raw(found, 'fb_memory_usage/total')!r})")
+    elif (free or 0) > total:
+        problems.append(f"tells nonsense of its memory ({free} of {total} MiB free)")
     if ecc:
         problems.append(
             f"{ecc} uncorrected memory errors since the driver was loaded: reset it with "

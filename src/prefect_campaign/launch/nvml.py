@@ -16,6 +16,7 @@ from typing import Any
 
 from prefect_campaign.launch.users import gpu_process
 from prefect_campaign.model.devices import Gpu, GpuProcess
+from prefect_campaign.model.text import printable
 
 LIBRARY = "libnvidia-ml.so.1"
 DRIVER_DEVICE = "/dev/nvidiactl"
@@ -156,6 +157,9 @@ def _gpu(nvml: Any, handle: Any, index: int, uuid: str) -> Gpu:
     if found.get("mode") == nvml.NVML_COMPUTEMODE_PROHIBITED:
         problems.append(f"compute mode is Prohibited; nvidia-smi -i {index} -c DEFAULT allows computing")
     memory = found.get("memory")
+    if memory and not 0 <= memory.free <= memory.total:
+        problems.append(f"tells nonsense of its memory ({memory.free} of {memory.total} bytes free)")
+        memory = None
     return Gpu(
         uuid,
         index,
@@ -269,7 +273,7 @@ def _text(query: Callable[[], Any]) -> str:
 
 
 def _as_text(value: str | bytes) -> str:
-    return value.decode("utf-8", "replace") if isinstance(value, bytes) else value
+    return printable(value.decode("utf-8", "replace") if isinstance(value, bytes) else value)
 
 
 if __name__ == "__main__":

@@ -1,13 +1,14 @@
 """The job script: POSIX sh that claims its run dir, runs the command and records how it ended (pure)."""
 
 import json
-import re
 from pathlib import Path
 from shlex import quote
 
 from prefect_campaign.launch.visible import ORDER, PCI_ORDER, VISIBLE, visible_value
 from prefect_campaign.model.errors import Refused
 from prefect_campaign.model.records import AttemptSpec
+from prefect_campaign.model.spec import ENV_NAME
+from prefect_campaign.model.text import unfit
 
 DUPLICATE_EXIT = 75
 """Exit code of a job script that found its run dir claimed by another."""
@@ -18,7 +19,6 @@ RECORD_NAME = "status.json"
 STDOUT_NAME = "stdout.log"
 STDERR_NAME = "stderr.log"
 
-_ENV_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 _LONGEST_STRING = 131_071
 """Bytes. Linux's MAX_ARG_STRLEN without the final NUL: one argument or NAME=value may not be longer."""
 
@@ -137,7 +137,7 @@ def _check(spec: AttemptSpec, environment: dict[str, str]) -> None:
     if not Path(spec.run_dir).is_absolute():
         raise Refused(f"{spec.exp_id}: run dir {spec.run_dir!r} is not an absolute path")
     for name in environment:
-        if not _ENV_NAME.fullmatch(name):
+        if not ENV_NAME.fullmatch(name):
             raise Refused(f"{spec.exp_id}: env: {name!r} is not a variable name; use letters, digits and '_'")
     _check_text(spec, "token", spec.token)
     _check_text(spec, "workdir", spec.workdir)
@@ -148,12 +148,9 @@ def _check(spec: AttemptSpec, environment: dict[str, str]) -> None:
 
 
 def _check_text(spec: AttemptSpec, where: str, text: str) -> None:
-    try:
-        size = len(text.encode("utf-8", "surrogateescape"))
-    except UnicodeEncodeError:
-        raise Refused(f"{spec.exp_id}: {where}: has a character that cannot be encoded in UTF-8") from None
-    if "\0" in text:
-        raise Refused(f"{spec.exp_id}: {where}: has a NUL character, which no program can be given")
+    if why := unfit(text):
+        raise Refused(f"{spec.exp_id}: {where}: {why}")
+    size = len(text.encode("utf-8", "surrogateescape"))
     if size > _LONGEST_STRING:
         raise Refused(
             f"{spec.exp_id}: {where}: is {size} bytes, more than a program can be given ({_LONGEST_STRING}); "

@@ -64,6 +64,21 @@ def usable(gpus: Sequence[Gpu], environment: Mapping[str, str]) -> tuple[Gpu, ..
     return tuple(gpu if gpu.uuid in shown else _with_problem(gpu, why) for gpu in gpus)
 
 
+class Shown:
+    """The same, look after look: a number means the GPU that had it first, whatever vanishes before it."""
+
+    def __init__(self) -> None:
+        self._why: dict[str, str] = {}
+
+    def usable(self, gpus: Sequence[Gpu], environment: Mapping[str, str]) -> tuple[Gpu, ...]:
+        """The GPUs as `usable` has them."""
+        now = {gpu.uuid: gpu.problem for gpu in usable([replace(gpu, problem="") for gpu in gpus], environment)}
+        if all(gpu.name != "?" for gpu in gpus):  # one that tells nothing makes numbers uncertain, but not for ever
+            self._why = {**now, **self._why}
+        why = {**now, **self._why}
+        return tuple(_with_problem(gpu, why[gpu.uuid]) if why[gpu.uuid] else gpu for gpu in gpus)
+
+
 def reserved_uuids(reserve: Collection[str], host: str, gpus: Sequence[Gpu]) -> frozenset[str]:
     """UUIDs of the GPUs that reserve entries mean: an index, a UUID or its beginning, each also as ``host:...``."""
     return frozenset(gpu.uuid for gpu in gpus for entry in reserve if _means(entry, host, gpu))

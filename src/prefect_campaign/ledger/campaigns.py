@@ -33,6 +33,8 @@ class CampaignRow:
     fence: int
     owner: str | None
     owner_expires: float | None
+    waits: str
+    """Why experiments waited when devices were given out last, for people."""
     created_at: float
     updated_at: float
 
@@ -140,6 +142,11 @@ def set_status(connection: Connection, campaign_id: int, *, now: float, who: str
     connection.execute(update(t.campaigns).where(t.campaigns.c.id == campaign_id).values(**columns))
     for key, value in changed.items():
         add_event(connection, campaign_id, now, who, key, str(old[key]), str(value), why)
+
+
+def tell_waits(connection: Connection, campaign_id: int, why: str) -> None:
+    """Let people know why experiments wait."""
+    connection.execute(update(t.campaigns).where(t.campaigns.c.id == campaign_id).values(waits=why))
 
 
 def acquire(

@@ -36,6 +36,7 @@ campaigns = Table(
     Column("fence", Integer, nullable=False, default=0),
     Column("owner", Text),
     Column("owner_expires", Float),
+    Column("waits", Text, nullable=False, default=""),  # why experiments waited when devices were given out last
     Column("created_at", Float, nullable=False),
     Column("updated_at", Float, nullable=False),
     UniqueConstraint("name", "round"),

@@ -109,7 +109,7 @@ class _UniqueKeys(yaml.SafeLoader):
 
 def _field(location: tuple[int | str, ...]) -> str:
     """The way to a field as people write it: without the names that pydantic gives the members of a union."""
-    kinds = {"str", "int", "float", "bool"}
+    kinds = {"str", "int", "float", "bool", "constrained-int"}
     parts = [str(p) for p in location if "[" not in str(p)]
     return ".".join(parts[:-1] if len(parts) > 1 and parts[-1] in kinds else parts)
 

@@ -10,6 +10,7 @@ from prefect_campaign.model.resources import Model as Model
 from prefect_campaign.model.resources import Resources as Resources
 from prefect_campaign.model.sweep import Scalar, Sweep
 from prefect_campaign.model.template import fields_of
+from prefect_campaign.model.text import texts_in, unfit
 
 Selector = dict[str, list[Scalar]]
 """Axis name -> accepted values; ``group`` selects by group. All named axes must match."""
@@ -18,6 +19,7 @@ RESERVED_FIELDS = frozenset({"seed", "run_dir", "checkpoint_dir", "exp_id", "att
 """Template fields that the product fills in by itself."""
 
 
+ENV_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 MACHINES = ("local", "ssh")
 """What may stand before the slash of a `launcher` entry."""
 LAUNCHER = re.compile(rf"local|({'|'.join(MACHINES)})/[a-z0-9-]+")
@@ -222,6 +224,14 @@ class Campaign(Model):
             raise ValueError("names a machine twice")
         return value
 
+    @field_validator("env")
+    @classmethod
+    def _variables(cls, value: dict[str, str]) -> dict[str, str]:
+        strange = next((name for name in value if not ENV_NAME.fullmatch(name)), None)
+        if strange is not None:
+            raise ValueError(f"{strange!r} is not a variable name; use letters, digits and '_'")
+        return value
+
     @field_validator("full", mode="before")
     @classmethod
     def _named_full(cls, value: Any) -> Any:
@@ -238,6 +248,9 @@ class Campaign(Model):
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
+        for where, text in texts_in(self.model_dump()):
+            if why := unfit(text):
+                raise ValueError(f"{where}: {why}")
         names = [s.name for s in (*self.pilot, self.full)]
         twice = {n for n in names if names.count(n) > 1}
         if twice:

@@ -190,7 +190,7 @@ def unmatched(rules: Rules, hosts: Sequence[HostView]) -> list[str]:
     if any(view.problem or view.gpu_problem for view in hosts):
         return []
     pairs = [(gpu, view) for view in hosts for gpu in view.gpus]
-    lost = [f"reserve: {e}" for e in sorted(rules.reserve) if not any(_is_reserved(g, v, {e}) for g, v in pairs)]
+    lost = [f"reserve: {e}" for e in sorted(rules.reserve) if not any(is_reserved(g, v, {e}) for g, v in pairs)]
     names = {view.host for view in hosts}
     return lost + [
         f"avoid: {e}" for e in rules.avoid if e not in names and not any(_is_avoided(g, v, (e,)) for g, v in pairs)
@@ -204,7 +204,7 @@ def count_of(count: int, noun: str) -> str:
 
 def _closed(gpu: Gpu, view: HostView, rules: Rules, twice: Mapping[str, str]) -> str:
     """Why a rule forbids it; empty if none does."""
-    if _is_reserved(gpu, view, rules.reserve) or _is_reserved(gpu, view, view.reserve):
+    if is_reserved(gpu, view, rules.reserve) or is_reserved(gpu, view, view.reserve):
         return "reserved"
     if rules.avoid and _is_avoided(gpu, view, rules.avoid):
         return "avoided"
@@ -213,7 +213,8 @@ def _closed(gpu: Gpu, view: HostView, rules: Rules, twice: Mapping[str, str]) ->
     return ""
 
 
-def _is_reserved(gpu: Gpu, view: HostView, reserve: frozenset[str] | set[str]) -> bool:
+def is_reserved(gpu: Gpu, view: HostView, reserve: frozenset[str] | set[str]) -> bool:
+    """Whether one of these entries means the GPU."""
     if not reserve:
         return False
     index = str(gpu.index)

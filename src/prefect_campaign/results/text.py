@@ -11,11 +11,14 @@ DASH = "–"
 # Only what would act as markup: "[lr=0.1]" and "64 -> 32" stay as they read.
 _MARKDOWN = re.compile(r"[\\`*|~]|\](?=[(\[:])|<|(?<!\w)_|_(?!\w)|^[>#]|^[+-](?=[\s-]|$)|&(?=#?\w+;)|^\d+(?=[.)])")
 
+_CONTROL = re.compile(r"[\x00-\x08\x0e-\x1b\x7f-\x84\x86-\x9f]")
+"""Control characters that are no white space."""
+
 
 def clean(text: object) -> str:
-    """Text that every file format here can hold: valid UTF-8, no NUL, line ends as newlines."""
+    """Text that every file format here can hold, and no terminal obeys: valid UTF-8, line ends as newlines."""
     valid = str(text).encode("utf-8", "replace").decode("utf-8")
-    return valid.replace("\0", "").replace("\r\n", "\n").replace("\r", "\n")
+    return _CONTROL.sub("", valid.replace("\r\n", "\n").replace("\r", "\n"))
 
 
 def one_line(text: object, limit: int | None = None) -> str:

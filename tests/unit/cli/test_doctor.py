@@ -1,6 +1,7 @@
 """`campaign doctor`: this machine, keys, the ledger, GPUs; machines by SSH over real sshd's."""
 
 import asyncio
+import io
 import json
 import os
 import sqlite3
@@ -11,6 +12,7 @@ from typing import Any
 
 import pytest
 from driver import Driver, gpus
+from rich.console import Console
 from ssh_rig import Sshd, running
 from unit.engine.lab import REPORT as REPORTS
 from unit.engine.lab import Lab, campaign
@@ -296,3 +298,11 @@ def test_the_compute_summary_counts_all_gpus_by_what_is_free_too(home: Home, dri
     found = compute.detect(asyncio.run(doctor_machines.local())[1], home)
     assert found.tiers == {"24 GB": 2}
     assert found.tiers_now == {"4 GB": 1, "24 GB": 1}
+
+
+def test_the_name_of_a_gpu_is_no_markup(home: Home, driver: Driver) -> None:
+    driver.set(gpus(1, name="RTX [bold]6[/nope]"))
+    found = compute.detect(asyncio.run(doctor_machines.local())[1], home)
+    out = io.StringIO()
+    Console(file=out, width=100).print(compute.block(found, 100))
+    assert "1 x RTX [bold]6[/nope] (24 GB each" in out.getvalue()

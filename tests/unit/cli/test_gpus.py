@@ -44,6 +44,17 @@ def drawn(views, width, leases=None) -> str:
     return out.getvalue()
 
 
+def test_foreign_words_do_nothing_to_the_terminal():
+    evil = "\x1b]0;t\x07[bold]x[/red]\udcff"
+    process = GpuProcess(7, 9000, user=evil, command=evil, run_dir=f"/c/{evil}/{evil}")
+    shown = Gpu(uuid_of(0), 0, evil, 81920, 9000, processes=(process,))
+    broken = Gpu(uuid_of(1), 1, evil, 81920, problem=evil)
+    for width in (80, 140):
+        picture = drawn([HostView("h1", 8, (shown, broken), driver=evil, cuda=evil, gpu_problem=evil)], width)
+        assert all(c == "\n" or c.isprintable() for c in picture)
+        assert "[bold]x[/red]" in picture
+
+
 def row(picture: str, index: int) -> str:
     return next(line for line in picture.splitlines() if line.startswith(f"{index}  "))
 

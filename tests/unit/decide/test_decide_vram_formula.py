@@ -52,6 +52,10 @@ def test_activations_grow_with_the_batch_of_the_experiment() -> None:
     assert large == small + 80
 
 
+def test_a_batch_beyond_all_measure_is_still_a_number() -> None:
+    assert by_formula(Network(parameters_b=1, sample_mb=1e300), {"batch_size": 1e300}, 1) > 2**40
+
+
 @pytest.mark.parametrize("value", [None, "auto", True, 0, -1, float("nan"), "inf"])
 def test_without_a_batch_size_there_is_no_estimate(value: Any) -> None:
     params = {} if value is None else {"batch_size": value}

@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,8 @@ import pytest
 from driver import MISMATCH, Driver, gpus
 from unit.engine.lab import REPORT, Lab, campaign, until
 
+from prefect_campaign.engine import hosts, preflight
+from prefect_campaign.launch.local import LocalLauncher
 from prefect_campaign.ledger import tables as t
 
 SEES = """echo "$CAMPAIGN_EXP_ID $CUDA_VISIBLE_DEVICES" >>seen\n"""
@@ -38,6 +41,7 @@ async def test_each_experiment_sees_the_gpu_that_is_leased_for_it(tmp_path: Path
         assert sorted(r["device"] for r in leases) == sorted(driver.uuids)
         assert sorted(one for (one,) in seen(tmp_path).values()) == sorted(driver.uuids)
         assert "GPU" in dispatcher.waits
+        await until(lambda: lab.rows(t.campaigns)[0]["waits"] == dispatcher.waits)  # for `campaign status`
         (tmp_path / "go").touch()
         await asyncio.wait_for(run, 60)
     assert lab.states == ["done"] * 3
@@ -85,6 +89,28 @@ async def test_what_no_host_can_run_is_held_with_the_reason(
     assert lab.states == ["on_hold"]
     assert why in lab.only.reason
     assert lab.ran == []
+
+
+@pytest.mark.parametrize(("by", "number"), [("campaign", 1), ("campaign", 2), ("host", 1)])
+async def test_a_gpu_reserved_by_its_number_stays_so_when_one_before_it_vanishes(
+    tmp_path: Path, home: Any, driver: Driver, by: str, number: int
+) -> None:
+    driver.set(gpus(3))
+    first, *others = driver.uuids
+    kept = others.pop(number - 1)
+    policy = {"gpus": {"reserve": [number]}} if by == "campaign" else {}
+    lab = Lab(gpu_campaign(tmp_path, SEES + WAITS + REPORT, points=4, policy=policy))
+    async with lab.open(LocalLauncher(reserve=[str(number)] if by == "host" else [])) as dispatcher:
+        run = asyncio.create_task(dispatcher.run())
+        await until(lambda: len(seen(tmp_path)) == 2)
+        driver.vanish(first)
+        await until(lambda: any("vanished" in g.problem for v in dispatcher._hosts.views for g in v.gpus))
+        (tmp_path / "go").touch()
+        await asyncio.wait_for(run, 60)
+    assert lab.states == ["done"] * 4
+    used = {one for (one,) in seen(tmp_path).values()}
+    assert kept not in used
+    assert used <= {first, *others}
 
 
 async def test_a_lost_gpu_is_left_out_and_the_others_work(tmp_path: Path, home: Any, driver: Driver) -> None:
@@ -141,6 +167,29 @@ async def test_an_attempt_on_a_busy_gpu_moves_to_one_that_becomes_free(
     # The second was placed beside the stranger, as the memory fits there; it did not start, and went elsewhere.
     assert lab.states == ["done"] * 2
     assert list(seen(tmp_path).values()) == [[driver.uuids[1]]] * 2
+
+
+async def test_the_only_attempt_moves_to_a_gpu_that_becomes_free(
+    tmp_path: Path, home: Any, driver: Driver, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(preflight, "POLL_SECONDS", 0.2)
+    monkeypatch.setattr(hosts, "FRESH_SECONDS", 0.2)
+    driver.set(gpus(2))
+    stranger = subprocess.Popen(["sleep", "600"])
+    try:
+        driver.run(driver.uuids[0], pid=os.getpid(), used_mb=500)
+        driver.run(driver.uuids[1], pid=stranger.pid, used_mb=500)
+        lab = Lab(gpu_campaign(tmp_path, SEES + REPORT, points=1, resources={"vram_mb": 4000}))
+        async with lab.open() as dispatcher:
+            run = asyncio.create_task(dispatcher.run())
+            await until(lambda: lab.rows(t.leases) and dispatcher._starter._preflight._waiting)
+            driver.stop(stranger.pid)
+            await asyncio.wait_for(run, 60)
+    finally:
+        stranger.kill()
+        stranger.wait()
+    assert lab.states == ["done"]
+    assert list(seen(tmp_path).values()) == [[driver.uuids[1]]]
 
 
 async def test_many_small_ones_do_not_starve_a_big_one_of_another_campaign(

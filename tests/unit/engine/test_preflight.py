@@ -53,6 +53,11 @@ class Machine:
     problem: str = ""
     looks: int = 0
 
+    refreshed: int = 0
+
+    def refresh(self) -> None:
+        self.refreshed += 1
+
     async def look_at(self, host: str) -> HostView:
         self.looks += 1
         if self.problem:

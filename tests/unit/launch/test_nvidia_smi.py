@@ -77,6 +77,10 @@ def test_a_gpu_whose_memory_cannot_be_read_is_not_free(value):
     assert reading.gpus[1].problem == ""
 
 
+def test_a_gpu_that_tells_more_free_than_it_has_is_not_free():
+    assert "nonsense of its memory" in only(log(gpu(total="24576 MiB", free="30000 MiB"))).problem
+
+
 @pytest.mark.parametrize("value", UNREADABLE)
 def test_values_that_do_not_decide_may_be_unknown(value):
     found = only(log(gpu(gpu_util=value, gpu_temp=value, product_name="")))
@@ -105,7 +109,9 @@ def test_a_process_list_that_cannot_be_read_is_a_problem():
     [
         ("Failed to initialize NVML: Driver/library version mismatch\nNVML library version: 550\n", 18, "mismatch"),
         ("NVIDIA-SMI has failed because it couldn't communicate with the NVIDIA driver.\n", 9, "communicate"),
-        ("", 124, "nothing"),
+        ("", 124, "nvidia-smi does not answer"),
+        ("", 137, "a reboot may be needed"),
+        ("", 1, "nothing"),
         ("bash: nvidia-smi: Input/output error", 126, "Input/output error"),
         ("\x1b[31mred\x00", 1, "[31mred"),
     ],

@@ -88,6 +88,11 @@ def test_a_name_that_a_process_gave_itself_cannot_reach_the_terminal(driver, rea
     json.dumps(process.command).encode("ascii")
 
 
+def test_a_name_of_a_gpu_cannot_reach_the_terminal(driver, reader):
+    driver.set([FakeGpu(uuid_of(0), name="evil\x1b[2J card")])
+    assert reader.read().gpus[0].name == "evil [2J card"
+
+
 def test_a_pid_that_is_not_here_and_memory_that_is_not_told_stay_unknown(driver, reader):
     driver.set(gpus(1))
     driver.run(driver.uuids[0], 2**22 + 5, None)
@@ -128,6 +133,8 @@ def test_very_many_processes(driver, reader):
         ({"mig": 1}, "MIG is on"),
         ({"mig": 1, "faults": {"nvmlDeviceGetMemoryInfo": NOT_SUPPORTED}}, "MIG is on"),
         ({"mode": 2}, "Prohibited"),
+        ({"total_mb": 24576, "used_mb": 30000}, "nonsense of its memory"),
+        ({"processes": (FakeProcess(5_000_000, 2**43),)}, "nonsense of its memory"),
     ],
 )
 def test_a_broken_gpu_is_told_in_one_line_and_the_others_are_intact(driver, reader, changes, says):

@@ -7,6 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from prefect_campaign.launch.visible import (
+    Shown,
     reserved_uuids,
     usable,
     visible_uuids,
@@ -98,6 +99,22 @@ def test_a_gpu_that_is_not_shown_is_not_usable_and_its_own_problem_stays():
 def test_without_the_variable_everything_is_usable_and_with_an_empty_one_nothing():
     assert usable(HOST, {}) == tuple(HOST)
     assert all(gpu.problem == "hidden by CUDA_VISIBLE_DEVICES=" for gpu in usable(HOST, {"CUDA_VISIBLE_DEVICES": ""}))
+
+
+def test_a_number_means_the_gpu_that_had_it_first():
+    env, shown = {"CUDA_VISIBLE_DEVICES": "1,2"}, Shown()
+    assert [g.uuid for g in shown.usable(HOST, env) if not g.problem] == [B, C]
+    moved = [replace(gpu, index=gpu.index - 1) for gpu in HOST[1:]]
+    assert [g.uuid for g in shown.usable(moved, env) if not g.problem] == [B, C]
+    sick = [replace(gpu, problem="hot") for gpu in moved]
+    assert [g.problem for g in shown.usable(sick, env)] == ["hot", "hot", "hot; hidden by CUDA_VISIBLE_DEVICES=1,2"]
+
+
+def test_a_gpu_that_told_nothing_at_first_makes_numbers_uncertain_only_as_long():
+    env, shown = {"CUDA_VISIBLE_DEVICES": "1"}, Shown()
+    first = [Gpu("unreadable-0", 0, problem="is lost"), *HOST[1:]]
+    assert all(g.problem for g in shown.usable(first, env))
+    assert [g.uuid for g in shown.usable(HOST, env) if not g.problem] == [B]
 
 
 MIXED = [replace(HOST[0], name="slow"), *HOST[1:]]

@@ -160,7 +160,8 @@ ledger = Ledger.open(home)
 from sqlalchemy import text
 with ledger.write() as connection:
     connection.execute(text("INSERT INTO campaigns (name, round, status, reason, phase, stage, iteration, plan_hash, "
-        "spec, fence, created_at, updated_at) VALUES (:n, 1, 'open', '', 'pilot', 's', 1, 'h', '{}', 0, 0, 0)"),
+        "spec, fence, waits, created_at, updated_at) "
+        "VALUES (:n, 1, 'open', '', 'pilot', 's', 1, 'h', '{}', 0, '', 0, 0)"),
         {"n": sys.argv[2]})
 """
 

@@ -67,7 +67,11 @@ def test_a_pilot_may_set_what_the_full_phase_sets_otherwise() -> None:
 
 
 scalars = st.one_of(
-    st.text(max_size=8), st.integers(-(10**6), 10**6), st.booleans(), st.floats(allow_nan=False), st.just(math.inf)
+    st.text(st.characters(codec="utf-8", exclude_characters="\0"), max_size=8),
+    st.integers(-(10**6), 10**6),
+    st.booleans(),
+    st.floats(allow_nan=False),
+    st.just(math.inf),
 )
 
 

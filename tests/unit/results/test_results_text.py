@@ -37,6 +37,7 @@ def test_p_values_durations_and_times():
 def test_foreign_text_is_made_valid_and_cut():
     assert clean("a\x00\r\nb\rc\udc80") == "a\nb\nc?"
     assert one_line("  a\n\tb  ") == "a b"
+    assert one_line("\x1b]0;title\x07\x1b[31ma\x0bb\x9b2J") == "]0;title[31ma b2J"
     assert one_line("abcdef", 4) == "abc…"
 
 

@@ -1,0 +1,35 @@
+"""The picture of a campaign in a terminal."""
+
+import io
+import time
+
+import pytest
+from rich.console import Console
+
+from prefect_campaign.cli.picture import experiment_table, render
+from prefect_campaign.model.records import ExperimentView
+
+ROW = {"name": "demo", "round": 1, "iteration": 1, "status": "open", "stage": "full", "owner": None}
+
+
+@pytest.mark.parametrize(
+    ("state", "owner", "told"), [("ready", "me", True), ("done", "me", False), ("ready", None, False)]
+)
+def test_why_experiments_wait_is_told_while_they_do(state: str, owner: str | None, told: bool) -> None:
+    view = ExperimentView("e1", "full", "full", 0, "main", None, None, 0, {}, state)
+    row = {**ROW, "owner": owner, "owner_expires": time.time() + 60, "waits": "1 wait: 1 for 2 GPUs"}
+    out = io.StringIO()
+    Console(file=out, width=100).print(render(row, [view]))
+    assert ("1 wait: 1 for 2 GPUs" in out.getvalue()) == told
+
+
+@pytest.mark.parametrize("state", ["failed", "on_hold"])
+def test_words_of_a_reason_are_neither_markup_nor_obeyed_by_the_terminal(state: str) -> None:
+    reason = "OSError: [/data/x] is full \x1b]0;t\x07"
+    view = ExperimentView("e1", "full", "full", 0, "main", None, None, 0, {}, state, ended_at=1.0, reason=reason)
+    out = io.StringIO()
+    console = Console(file=out, width=100)
+    console.print(render(ROW, [view]))
+    console.print(experiment_table([view], 100))
+    assert "OSError: [/data/x] is full ]0;t" in out.getvalue()
+    assert "\x1b" not in out.getvalue()
