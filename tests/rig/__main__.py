@@ -29,12 +29,12 @@ def main() -> int:
         return status(parts)
     try:
         home.make()
-    except CannotError as problem:
+        with home.alone():
+            done = up(home, parts) if chosen.action == "up" else down(parts)
+            write_env(home)
+    except (CannotError, OSError) as problem:
         print(f"rig: {problem}", file=sys.stderr)
         return 1
-    with home.alone():
-        done = up(home, parts) if chosen.action == "up" else down(parts)
-        write_env(home)
     return done
 
 
@@ -70,15 +70,15 @@ def down(parts: list[Part]) -> int:
 
 def status(parts: list[Part]) -> int:
     """A line for each daemon."""
-    all_up = True
     for part in parts:
-        for daemon in part.daemons() if not part.missing() else ():
+        for daemon in part.daemons() if part.was_started() else ():
             pid = daemon.pid()
             print(f"{part.name:9} {daemon.name:10} {f'up, pid {pid}' if pid else 'down':15} {daemon.address}")
         if part.missing():
             print(f"{part.name:9} needs the Debian packages {' '.join(sorted(part.missing()))}")
-        all_up &= part.is_up()
-    return 0 if all_up else 1
+        elif not part.was_started():
+            print(f"{part.name:9} never started")
+    return 0 if all(part.is_up() for part in parts) else 1
 
 
 def write_env(home: Home) -> None:

@@ -1,10 +1,10 @@
 """A Docker engine of our own: its own containerd, socket, data root and bridge; the firewall is left alone."""
 
 import json
-import os
 from pathlib import Path
 from typing import ClassVar
 
+from rig import cgroups
 from rig.daemon import Daemon, ask, must
 from rig.home import CannotError, caller, give
 from rig.images import make_images
@@ -28,7 +28,7 @@ class Docker(Part):
     def prepare(self) -> None:
         if len(str(self._path("docker.sock"))) > SOCKET_LIMIT - len("containerd."):
             raise CannotError(f"{self._path('docker.sock')} is too long for a socket: set RIG_HOME to a shorter path")
-        if not _has_controllers():
+        if not cgroups.controllers_mounted():
             raise CannotError("no cgroup controllers are mounted in /sys/fs/cgroup")
         self.write_settings()
         lines = [
@@ -50,6 +50,8 @@ class Docker(Part):
             "exec-root": str(self._path("exec")),
             "pidfile": str(self._path("dockerd.pid")),
             "bridge": self.home.short_name,
+            "cgroup-parent": f"/{self._cgroup}",
+            "exec-opts": ["native.cgroupdriver=cgroupfs"],  # whether or not there is a systemd
             # These belong to the machine and to its own engine, if it has one.
             "iptables": False,
             "ip6tables": False,
@@ -96,6 +98,7 @@ class Docker(Part):
             must("umount", "--lazy", mount)
         if Path(f"/sys/class/net/{self.home.short_name}").exists():
             must("ip", "link", "delete", self.home.short_name)
+        cgroups.remove(self._cgroup)
 
     def ask(self, *words: str, timeout: float = 60):
         """The docker command against this engine."""
@@ -110,13 +113,12 @@ class Docker(Part):
             must("ip", "address", "add", f"10.{200 + number % 50}.{number // 50 % 256}.1/24", "dev", bridge)
             must("ip", "link", "set", bridge, "up")
 
+    @property
+    def _cgroup(self) -> str:
+        return f"{self.home.short_name}-docker"
+
     def _path(self, name: str) -> Path:
         return self.home.path / self.name / name
-
-
-def _has_controllers() -> bool:
-    unified = Path("/sys/fs/cgroup/cgroup.controllers")
-    return (unified.exists() and "memory" in unified.read_text().split()) or os.path.ismount("/sys/fs/cgroup/memory")
 
 
 def _mounts_below(folder: Path) -> list[str]:

@@ -77,10 +77,10 @@ class Home:
 
     def port(self, name: str) -> int:
         """The port of this name: free when first asked for, the same ever after."""
+        if name in (known := self._ports()):
+            return known[name]
         with self._locked("ports.lock"):
-            path = self.path / "ports.json"
-            known: dict[str, int] = json.loads(path.read_text()) if path.exists() else {}
-            if name not in known:
+            if name not in (known := self._ports()):
                 known[name] = _free_port(set(known.values()))
                 self.write("ports.json", json.dumps(known, indent=1) + "\n")
             return known[name]
@@ -97,6 +97,10 @@ class Home:
         """One `up` or `down` at a time."""
         with self._locked("lock"):
             yield
+
+    def _ports(self) -> dict[str, int]:
+        path = self.path / "ports.json"
+        return json.loads(path.read_text()) if path.exists() else {}
 
     @contextmanager
     def _locked(self, name: str) -> Iterator[None]:

@@ -57,7 +57,11 @@ class Part:
 
     def is_up(self) -> bool:
         """Whether all its daemons run."""
-        return all(daemon.pid() for daemon in self.daemons())
+        return self.was_started() and all(daemon.pid() for daemon in self.daemons())
+
+    def was_started(self) -> bool:
+        """Whether it ever was up in this home, so that there is something to look at."""
+        return (self.home.path / self.name).exists() and not self.missing()
 
     def up(self) -> int:
         """Start what does not run.
@@ -84,8 +88,8 @@ class Part:
         Returns:
             The number of daemons that ran.
         """
-        if not (self.home.path / self.name).exists() or self.missing():
-            return 0  # never started
+        if not self.was_started():
+            return 0
         if self.is_up():
             self.quiet()
         ran = sum(daemon.stop() for daemon in reversed(self.daemons()))

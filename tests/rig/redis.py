@@ -33,7 +33,7 @@ class Redis(Part):
 
     def addresses(self) -> dict[str, str]:
         password, port = self.home.secret("redis"), self.home.port("redis")
-        return {"CAMPAIGN_TEST_REDIS_URL": f"redis://:{password}@127.0.0.1:{port}/0"}
+        return {"CAMPAIGN_TEST_REDIS_URL": f"redis://default:{password}@127.0.0.1:{port}/0"}
 
     def _answers(self) -> bool:
         password, port = self.home.secret("redis"), self.home.port("redis")

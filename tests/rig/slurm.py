@@ -3,11 +3,14 @@
 from pathlib import Path
 from typing import ClassVar
 
-from rig.daemon import Daemon, ask, listening, must
+from rig import cgroups
+from rig.daemon import MARK, Daemon, ask, listening, must
 from rig.home import caller
 from rig.part import Part, sweep
 from rig.slurm_accounts import ready_database, set_accounts, set_cluster
-from rig.slurm_config import GPUS, NODES, accounting_config, cluster_config, gres_config
+from rig.slurm_config import GPUS, NODES, accounting_config, cgroup_config, cluster_config, gres_config
+
+NODE = "CAMPAIGN_RIG_NODE"
 
 
 class Slurm(Part):
@@ -38,13 +41,19 @@ class Slurm(Part):
         if not (home.path / "slurm" / "mariadb" / "mysql").exists():
             options = ("--no-defaults", f"--datadir={self._path('mariadb')}", "--skip-test-db", "--user=mysql")
             must("mariadb-install-db", *options, "--auth-root-authentication-method=socket", timeout=180)
+        if memory := cgroups.memory_v1():
+            (memory / self._cgroup).mkdir(exist_ok=True)
+            home.folder("slurm/cgroup")
+            link = home.path / "slurm" / "cgroup" / "memory"
+            link.unlink(missing_ok=True)
+            link.symlink_to(memory / self._cgroup)
         self.write_settings()
 
     def write_settings(self, **changes: object) -> None:
-        """All configuration, with changes to what slurm.conf has by default."""
+        """All configuration, with changes to what slurm.conf has by default; None leaves a setting out."""
         self.home.write("slurm/slurm.conf", cluster_config(self.home, changes))
         self.home.write("slurm/gres.conf", gres_config(self.home))
-        self.home.write("slurm/cgroup.conf", "CgroupPlugin=cgroup/v1\n")  # loaded, though nothing asks for it
+        self.home.write("slurm/cgroup.conf", cgroup_config(self.home))
         self.home.write("slurm/slurmdbd.conf", accounting_config(self.home), mode=0o600)
 
     def daemons(self) -> list[Daemon]:
@@ -57,6 +66,13 @@ class Slurm(Part):
         """A Slurm command against this cluster."""
         return ask(*argv, timeout=timeout, **self.addresses())
 
+    def kill_node(self, node: str) -> None:
+        """Its slurmd, and all jobs there."""
+        daemon = self.daemon(node)
+        daemon.kill()
+        wanted = {f"{MARK}={daemon.mark}".encode(), f"{NODE}={node}".encode()}
+        sweep(lambda variables: wanted <= set(variables))
+
     def quiet(self) -> None:
         jobs = self.ask("squeue", "--noheader", "--format=%A").stdout.split()
         if jobs:
@@ -67,6 +83,7 @@ class Slurm(Part):
         # What a job has left running in a session of its own; a shell that only has SLURM_CONF is somebody's.
         mine = f"SLURM_CONF={self._path('slurm.conf')}".encode()
         sweep(lambda variables: mine in variables and any(item.startswith(b"SLURM_JOB_ID=") for item in variables))
+        cgroups.remove(self._cgroup)
         self._stopped.write_text("the next start forgets all jobs\n")
 
     def _munged(self) -> Daemon:
@@ -95,7 +112,7 @@ class Slurm(Part):
             "innodb-lock-wait-timeout": 900,
             "innodb-buffer-pool-size": "64M",
             "innodb-log-file-size": "32M",
-            "innodb-flush-log-at-trx-commit": 0,
+            "innodb-flush-log-at-trx-commit": 2,  # what is written survives the process, if not the machine
         }
         argv = ("mariadbd", "--no-defaults", *(f"--{name}={value}" for name, value in options.items()))
         return Daemon(
@@ -118,7 +135,7 @@ class Slurm(Part):
             lambda: self.ask("sacctmgr", "--noheader", "show", "cluster").returncode == 0,
             f"127.0.0.1:{self.home.port('slurmdbd')}",
             environment=self.addresses(),
-            after=lambda: set_cluster(self.ask),
+            after=lambda: set_cluster(self.home, self.ask),
         )
 
     def _slurmctld(self) -> Daemon:
@@ -134,7 +151,7 @@ class Slurm(Part):
         )
 
     def _controller_is_up(self) -> None:
-        set_accounts(self.ask, [caller(), "root", "nobody"])
+        set_accounts(self.home, self.ask, [caller(), "root", "nobody"])
         self._stopped.unlink(missing_ok=True)
 
     def _slurmd(self, node: str) -> Daemon:
@@ -145,7 +162,7 @@ class Slurm(Part):
             ("slurmd", "-D", "-N", node),
             lambda: self._usable(node),
             f"127.0.0.1:{self.home.port(node)}",
-            environment=self.addresses(),
+            environment={**self.addresses(), NODE: node},
         )
 
     def _usable(self, node: str) -> bool:
@@ -155,6 +172,10 @@ class Slurm(Part):
         if states and states[0].startswith(("down", "drain")):
             self.ask("scontrol", "update", f"nodename={node}", "state=resume")
         return bool(states) and states[0] in ("idle", "mixed", "allocated", "completing")
+
+    @property
+    def _cgroup(self) -> str:
+        return f"{self.home.short_name}-slurm"
 
     @property
     def _stopped(self) -> Path:

@@ -29,21 +29,22 @@ def ready_database(home: Home, socket: str) -> None:
     must("mariadb", "--no-defaults", f"--socket={socket}", "--execute", "; ".join(statements))
 
 
-def set_cluster(ask: Ask) -> None:
+def set_cluster(home: Home, ask: Ask) -> None:
     """The cluster and its QOS, which slurmctld wants to find; what is there stays.
 
     Raises:
         CannotError: sacctmgr refused.
     """
-    _manage(ask, f"add cluster {CLUSTER}")
-    _manage(ask, "add qos few")
-    _manage(ask, f"modify qos few set MaxSubmitJobsPerUser={FEW_JOBS}")
+    _manage(home, ask, f"add cluster {CLUSTER}")
+    _manage(home, ask, "add qos few")
+    _manage(home, ask, f"modify qos few set MaxSubmitJobsPerUser={FEW_JOBS}")
 
 
-def set_accounts(ask: Ask, users: Sequence[str]) -> None:
+def set_accounts(home: Home, ask: Ask, users: Sequence[str]) -> None:
     """Accounts, limits and users, once slurmctld has said that there are GPUs to count.
 
     Args:
+        home: of the rig.
         ask: runs a Slurm command.
         users: who may submit.
 
@@ -57,12 +58,17 @@ def set_accounts(ask: Ask, users: Sequence[str]) -> None:
         "modify account lab,few set QOS=normal,few",
         f"add user {everybody} Account=lab,few DefaultAccount=lab",
     ):
-        _manage(ask, words)
+        _manage(home, ask, words)
 
 
-def _manage(ask: Ask, words: str) -> None:
+def _manage(home: Home, ask: Ask, words: str) -> None:
+    done_before = home.path / "slurm" / "accounts"
+    if done_before.exists() and words in done_before.read_text().splitlines():
+        return  # each takes sacctmgr half a second
     done = ask("sacctmgr", "--immediate", *words.split())
     said = " ".join((done.stdout + done.stderr).split())
     # To add what is there already, and to change nothing, are failures to it.
     if done.returncode != 0 and "already exist" not in said and "Nothing" not in said:
         raise CannotError(f"sacctmgr {words}: {said[-200:]}")
+    with done_before.open("a") as file:
+        file.write(f"{words}\n")

@@ -3,6 +3,7 @@
 import socket
 from collections.abc import Mapping
 
+from rig.cgroups import memory_v1
 from rig.home import Home
 
 CLUSTER = "rig"
@@ -17,7 +18,7 @@ def cluster_config(home: Home, changes: Mapping[str, object]) -> str:
 
     Args:
         home: of the rig.
-        changes: settings by name, which replace or join those below.
+        changes: settings by name, which replace or join those below; None leaves one out.
     """
     folder = home.path / "slurm"
     host = socket.gethostname().split(".")[0]
@@ -40,7 +41,6 @@ def cluster_config(home: Home, changes: Mapping[str, object]) -> str:
         # One machine plays two, and has no service manager and perhaps no cgroups of its own to give.
         "SlurmdParameters": "config_overrides",
         "ProctrackType": "proctrack/linuxproc",
-        "TaskPlugin": "task/none",
         "MpiDefault": "none",
         "PropagateResourceLimits": "NONE",
         "ReturnToService": 2,
@@ -48,10 +48,10 @@ def cluster_config(home: Home, changes: Mapping[str, object]) -> str:
         "SelectType": "select/cons_tres",
         "SelectTypeParameters": "CR_Core_Memory",
         "GresTypes": "gpu",
-        "DefMemPerCPU": 100,
+        "DefMemPerCPU": 1000,
         "JobAcctGatherType": "jobacct_gather/linux",
         "JobAcctGatherFrequency": "task=1",
-        "JobAcctGatherParams": "OverMemoryKill",
+        **_memory_limits(),
         "OverTimeLimit": 0,
         "KillWait": 5,
         "EnforcePartLimits": "NO",
@@ -87,7 +87,7 @@ def cluster_config(home: Home, changes: Mapping[str, object]) -> str:
         "MaxJobCount": 25000,
         "MinJobAge": 30,
     }
-    lines = [f"{name}={value}" for name, value in {**settings, **changes}.items()]
+    lines = [f"{name}={value}" for name, value in {**settings, **changes}.items() if value is not None]
     return "\n".join([*lines, *_nodes(home, host), *_partitions()]) + "\n"
 
 
@@ -97,6 +97,16 @@ def gres_config(home: Home) -> str:
         f"NodeName={node} Name=gpu Type={kind} File={home.path / 'slurm' / node}/gpu[0-{GPUS - 1}]\n"
         for node, kind in NODES.items()
     )
+
+
+def cgroup_config(home: Home) -> str:
+    """cgroup.conf: groups of the rig's own, for the machine may have another Slurm, or another rig."""
+    if (memory := memory_v1()) is None:
+        return "CgroupPlugin=cgroup/v1\n"  # loaded, though nothing asks for it
+    lines = ["CgroupPlugin=cgroup/v1", f"CgroupMountpoint={home.path / 'slurm' / 'cgroup'}", "ConstrainRAMSpace=yes"]
+    if (memory / "memory.memsw.limit_in_bytes").exists():
+        lines += ["ConstrainSwapSpace=yes", "AllowedSwapSpace=0"]
+    return "\n".join(lines) + "\n"
 
 
 def accounting_config(home: Home) -> str:
@@ -118,6 +128,13 @@ def accounting_config(home: Home) -> str:
         "StorageLoc": DATABASE,
     }
     return "".join(f"{name}={value}\n" for name, value in settings.items())
+
+
+def _memory_limits() -> dict[str, str]:
+    if memory_v1() is not None:
+        return {"TaskPlugin": "task/cgroup"}
+    # The other way needs a systemd. This one kills as well, but calls it FAILED rather than OUT_OF_MEMORY.
+    return {"TaskPlugin": "task/none", "JobAcctGatherParams": "OverMemoryKill"}
 
 
 def _nodes(home: Home, host: str) -> list[str]:
