@@ -83,13 +83,9 @@ class Daemon:
     def start(self) -> None:
         """Start it, without waiting."""
         self.before()
-        environment = {
-            "PATH": PATH,
-            "LANG": "C.UTF-8",
-            "HOME": str(self.home.path),
-            MARK: self.mark,
-            **self.environment,
-        }
+        environment = {"PATH": PATH, "LANG": "C.UTF-8", "HOME": str(self.home.path)}
+        # The mark comes last: slurmstepd writes its title over all variables before SLURM_CONF.
+        environment |= {**self.environment, MARK: self.mark}
         with self.log.open("ab") as log:
             process = subprocess.Popen(
                 self.argv,
