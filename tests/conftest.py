@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from driver.fixtures import driver, driver_library, new_driver
 from ledgers import new_database, new_ledger
-from rig_fixtures import docker_engine, docker_engine_alone, postgres_url, redis_url, slurm, slurm_alone
+from rig_fixtures import docker_engine, docker_engine_alone, postgres_url, slurm, slurm_alone, take_addresses
 
 from prefect_campaign.ledger.location import Home
 from prefect_campaign.ledger.store import Ledger
@@ -23,7 +23,6 @@ __all__ = [
     "driver_library",
     "new_driver",
     "postgres_url",
-    "redis_url",
     "slurm",
     "slurm_alone",
 ]
@@ -31,6 +30,7 @@ __all__ = [
 # Tests run side by side; a BLAS with a thread for every core would only be in the way. Read when NumPy is loaded.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+take_addresses()
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

@@ -6,7 +6,6 @@ are the same for tests that kill and restart: they wait for the others, and ever
 
 import fcntl
 import os
-import secrets
 import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -14,11 +13,14 @@ from pathlib import Path
 from typing import TypeVar
 
 import pytest
+from ledgers import new_database
 from rig.daemon import ask
 from rig.docker import Docker
 from rig.home import Home
 from rig.images import BUSYBOX, PYTHON
 from rig.part import Part
+from rig.postgres import Postgres
+from rig.redis import Redis
 from rig.slurm import Slurm
 
 __all__ = [
@@ -27,9 +29,9 @@ __all__ = [
     "docker_engine",
     "docker_engine_alone",
     "postgres_url",
-    "redis_url",
     "slurm",
     "slurm_alone",
+    "take_addresses",
 ]
 
 Some = TypeVar("Some", bound=Part)
@@ -192,18 +194,21 @@ def docker_engine_alone() -> Iterator[DockerRig]:
 
 @pytest.fixture
 def postgres_url() -> Iterator[str]:
-    """A database of the test's own in the rig's PostgreSQL, as ``postgresql://``."""
-    server = _address("CAMPAIGN_TEST_POSTGRES_URL")
-    name = f"t_{secrets.token_hex(6)}"
-    _sql(server, f"create database {name}")
-    yield server.rpartition("/")[0] + f"/{name}"
-    _sql(server, f"drop database {name} with (force)")
+    """An empty database of the test's own in the rig's PostgreSQL, as SQLAlchemy's URL."""
+    with new_database(empty=True) as url:
+        yield url
 
 
-@pytest.fixture
-def redis_url() -> str:
-    """The rig's Redis, shared with other tests."""
-    return _address("CAMPAIGN_TEST_REDIS_URL")
+def take_addresses() -> None:
+    """Let tests find the servers of a rig that is up; what the environment has already goes first."""
+    home = Home.locate()
+    if not os.access(home.env_file, os.R_OK):
+        return
+    known = dict(line.split("=", 1) for line in home.env_file.read_text().splitlines())
+    parts = {"CAMPAIGN_TEST_POSTGRES_URL": Postgres(home), "CAMPAIGN_TEST_REDIS_URL": Redis(home)}
+    for name, part in parts.items():
+        if name in known and part.is_up():
+            os.environ.setdefault(name, known[name])
 
 
 def _up(part: Some) -> Some:
@@ -217,25 +222,9 @@ def _needs_root() -> None:
         pytest.skip("needs root, to kill the rig's daemons")
 
 
-def _address(name: str) -> str:
-    # From the environment too: somebody's own server is as good.
-    if url := os.environ.get(name):
-        return url
-    env_file = Home.locate().env_file
-    lines = env_file.read_text().splitlines() if env_file.exists() else []
-    for line in lines:
-        if line.startswith(f"{name}="):
-            return line.partition("=")[2]
-    pytest.skip(f"needs {name}: make rig")
-
-
 @contextmanager
 def _locked(part: Part, how: int) -> Iterator[None]:
     path = part.home.path / part.name / "tests.lock"
     with os.fdopen(os.open(path, os.O_CREAT | os.O_RDONLY, 0o644)) as file:
         fcntl.flock(file, how)
         yield
-
-
-def _sql(url: str, statement: str) -> None:
-    subprocess.run(["psql", url, "-qc", statement], check=True, capture_output=True, timeout=60)

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 from rig.cgroups import memory_v1
 from rig_fixtures import DockerRig, SlurmRig
+from sqlalchemy import NullPool, create_engine
 
 PATIENCE = 60
 
@@ -131,10 +132,15 @@ def test_a_restart_of_the_engine(docker_engine_alone: DockerRig, live: bool, sta
 
 @pytest.mark.postgres
 def test_each_test_has_a_database_of_its_own(postgres_url: str) -> None:
-    argv = ["psql", postgres_url, "-qAtc", "create table t (n int); insert into t values (1) returning n"]
-    assert subprocess.run(argv, capture_output=True, text=True, check=True).stdout == "1\n"
+    engine = create_engine(postgres_url, poolclass=NullPool)
+    with engine.connect() as connection:
+        connection.exec_driver_sql("create table t (n int)")
+        assert connection.exec_driver_sql("select count(*) from t").scalar() == 0
 
 
-def test_redis_answers(redis_url: str) -> None:
-    argv = ["redis-cli", "--no-auth-warning", "-u", redis_url, "ping"]
+def test_redis_answers() -> None:
+    url = os.environ.get("CAMPAIGN_TEST_REDIS_URL")
+    if not url:
+        pytest.skip("needs the rig's redis: make rig PARTS=redis")
+    argv = ["redis-cli", "--no-auth-warning", "-u", url, "ping"]
     assert subprocess.run(argv, capture_output=True, text=True, check=True).stdout == "PONG\n"
