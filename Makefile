@@ -48,7 +48,7 @@ bench: setup
 	$(BIN)/python bench/packing.py
 
 # Standard library only: it runs before there is a virtual environment.
-RIG = PYTHONPATH=tests:src $(PYTHON) -m rig
+RIG = PYTHONPATH=tests:src PYTHONDONTWRITEBYTECODE=1 $(PYTHON) -m rig
 
 rig:
 	@$(RIG) up $(PARTS)

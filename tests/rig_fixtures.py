@@ -224,7 +224,6 @@ def _needs_root() -> None:
 
 @contextmanager
 def _locked(part: Part, how: int) -> Iterator[None]:
-    path = part.home.path / part.name / "tests.lock"
-    with os.fdopen(os.open(path, os.O_CREAT | os.O_RDONLY, 0o644)) as file:
+    with part.tests_lock.open() as file:
         fcntl.flock(file, how)
         yield

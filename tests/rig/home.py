@@ -47,9 +47,11 @@ class Home:
         """The folder, which the services' own users can reach.
 
         Raises:
-            CannotError: they cannot, because of a folder above.
+            CannotError: they cannot, because of a folder above; or it is another user's.
         """
         self.path.mkdir(parents=True, exist_ok=True)
+        if os.geteuid() not in (0, self.path.stat().st_uid):
+            raise CannotError(f"{self.path} belongs to {self.path.owner()}: run this as root, or set RIG_HOME")
         self.path.chmod(0o755)
         closed = [folder for folder in self.path.parents if not folder.stat().st_mode & 0o001]
         if closed and os.geteuid() == 0:

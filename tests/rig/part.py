@@ -5,6 +5,7 @@ import shutil
 import signal
 from collections.abc import Callable, Mapping
 from contextlib import suppress
+from pathlib import Path
 from typing import ClassVar
 
 from prefect_campaign.launch.identity import all_processes, environment, with_descendants
@@ -43,6 +44,11 @@ class Part:
     def clear(self) -> None:
         """Take away what outlives the daemons."""
 
+    @property
+    def tests_lock(self) -> Path:
+        """A file for tests to take turns with, whoever they run as."""
+        return self.home.path / self.name / "tests.lock"
+
     def missing(self) -> set[str]:
         """Debian packages that are not there."""
         return {package for program, package in self.packages.items() if self.program(program) is None}
@@ -77,6 +83,7 @@ class Part:
         if missing := self.missing():
             raise CannotError(f"needs the Debian packages {' '.join(sorted(missing))}")
         self.home.folder(self.name)
+        self.tests_lock.touch()
         self.prepare()
         started = sum(daemon.up() for daemon in self.daemons())
         self.finish()
