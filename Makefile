@@ -9,13 +9,14 @@ export PATH := $(CURDIR)/$(BIN):$(PATH)
 # The example keeps its runs beside the code; make clean-pilot forgets them.
 PILOT_HOME ?= $(CURDIR)/.campaign
 
-.PHONY: help setup pilot test lint bench lock clean clean-pilot
+.PHONY: help setup pilot test lint bench lock clean clean-pilot rig rig-down rig-status
 
 help:
 	@echo "make pilot               run the example campaign; asks at the gate"
 	@echo "make pilot APPROVE=CONTINUE|PIVOT|KILL   the same, unattended"
 	@echo "make test                lint, types and all tests"
 	@echo "make bench               500 trivial experiments beside GNU parallel and HyperQueue"
+	@echo "make rig, rig-status, rig-down [PARTS=\"slurm docker postgres redis\"]   a real Slurm and more, for tests (Debian, root)"
 	@echo "make clean-pilot         forget the example's runs"
 
 setup: $(VENV)/.ready
@@ -45,6 +46,18 @@ test: lint
 bench: setup
 	$(BIN)/python bench/throughput.py
 	$(BIN)/python bench/packing.py
+
+# Standard library only: it runs before there is a virtual environment.
+RIG = PYTHONPATH=tests:src PYTHONDONTWRITEBYTECODE=1 $(PYTHON) -m rig
+
+rig:
+	@$(RIG) up $(PARTS)
+
+rig-down:
+	@$(RIG) down $(PARTS)
+
+rig-status:
+	@$(RIG) status $(PARTS)
 
 lock:
 	uv pip compile pyproject.toml --all-extras --generate-hashes --universal --python-version 3.11 --no-header \

@@ -11,15 +11,26 @@ from pathlib import Path
 import pytest
 from driver.fixtures import driver, driver_library, new_driver
 from ledgers import new_database, new_ledger
+from rig_fixtures import docker_engine, docker_engine_alone, postgres_url, slurm, slurm_alone, take_addresses
 
 from prefect_campaign.ledger.location import Home
 from prefect_campaign.ledger.store import Ledger
 
-__all__ = ["driver", "driver_library", "new_driver"]
+__all__ = [
+    "docker_engine",
+    "docker_engine_alone",
+    "driver",
+    "driver_library",
+    "new_driver",
+    "postgres_url",
+    "slurm",
+    "slurm_alone",
+]
 
 # Tests run side by side; a BLAS with a thread for every core would only be in the way. Read when NumPy is loaded.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+take_addresses()
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
