@@ -15,7 +15,8 @@ from prefect_campaign.launch.fleet import Fleet
 from prefect_campaign.launch.process import host_name
 from prefect_campaign.launch.protocol import Launcher, Queue
 from prefect_campaign.ledger.alerts import add_alert
-from prefect_campaign.ledger.experiments import Move, explain, move, record_running
+from prefect_campaign.ledger.experiments import Move, move
+from prefect_campaign.ledger.queued import explain, record_running
 from prefect_campaign.model.records import Observation
 from prefect_campaign.model.spec import Campaign
 from prefect_campaign.model.states import ExperimentState

@@ -13,7 +13,8 @@ from prefect_campaign.engine.preflight import Preflight
 from prefect_campaign.engine.watching import Live
 from prefect_campaign.launch.fleet import Fleet
 from prefect_campaign.launch.protocol import Launcher
-from prefect_campaign.ledger.experiments import Outcome, record_outcomes, record_queued, record_submitted
+from prefect_campaign.ledger.experiments import Outcome, record_outcomes, record_submitted
+from prefect_campaign.ledger.queued import record_queued
 from prefect_campaign.model.crash import crash_point
 from prefect_campaign.model.errors import CampaignError, Refused, Transient, Unknown
 from prefect_campaign.model.records import AttemptSpec, Diagnosis, Handle

@@ -197,7 +197,7 @@ async def test_interruptions_by_the_scheduler_use_up_no_retries(tmp_path: Path) 
     queue.answers[lab.only.exp_id] = Observation("gone", scheduler_state="PREEMPTED")
     async with lab.open(Fleet({HOST: queue})) as dispatcher:
         await dispatcher.adopt()
-        await tick_until(dispatcher, lambda: len(lab.rows(t.attempts)) == 5)
+        await tick_until(dispatcher, lambda: len(lab.rows(t.attempts)) >= 5)
         queue.answers.clear()
         await queue.let_run(specs_of(queue)[-1])
         await tick_until(dispatcher, lambda: lab.states == ["done"])

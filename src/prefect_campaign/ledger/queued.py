@@ -1,0 +1,66 @@
+"""What is on record of attempts that a scheduler has accepted: their jobs, why they wait, and since when they run."""
+
+from collections.abc import Mapping, Sequence
+from functools import cache
+
+from sqlalchemy import Connection, Update, bindparam, update
+
+from prefect_campaign.ledger import tables as t
+from prefect_campaign.ledger.leases import Stale
+from prefect_campaign.model.records import AttemptSpec, Handle
+from prefect_campaign.model.states import AttemptState
+
+
+def record_queued(
+    connection: Connection, campaign_id: int, submitted: Sequence[tuple[AttemptSpec, Handle]], *, now: float
+) -> None:
+    """Write down the job ids of attempts that a scheduler has accepted and that do not run yet."""
+    if not submitted:
+        return
+    rows = [{"_token": s.token, "_job": h.job_id, "_handle": vars(h), "_host": h.host} for s, h in submitted]
+    if connection.execute(_queued_statement(), rows).rowcount != len(rows):
+        raise Stale("an attempt was closed meanwhile; reading again")
+    explain(connection, campaign_id, {s.exp_id: f"job {h.job_id} of {h.host} waits" for s, h in submitted}, now=now)
+
+
+def record_running(connection: Connection, token: str, node: str, started_at: float) -> None:
+    """Write down that an attempt that waited in a queue runs now; `move` tells it of its experiment.
+
+    Args:
+        connection: a transaction.
+        token: of the attempt.
+        node: where it runs.
+        started_at: since when, in seconds since the epoch.
+    """
+    table = t.attempts
+    still_open = table.c.state.in_([AttemptState.LAUNCHING, AttemptState.RUNNING])
+    connection.execute(
+        update(table)
+        .where(table.c.token == token, still_open)
+        .values(state=AttemptState.RUNNING, node=node or None, started_at=started_at)
+    )
+
+
+def explain(connection: Connection, campaign_id: int, why: Mapping[str, str], *, now: float) -> None:
+    """Say of experiments (exp_id -> why) what keeps them in the state in which they are."""
+    if why:
+        rows = [{"_campaign": campaign_id, "_exp": e, "_why": text, "_now": now} for e, text in why.items()]
+        connection.execute(_explain_statement(), rows)
+
+
+@cache
+def _queued_statement() -> Update:
+    return (
+        update(t.attempts)
+        .where(t.attempts.c.token == bindparam("_token"), t.attempts.c.state == AttemptState.LAUNCHING)
+        .values(job_id=bindparam("_job"), handle=bindparam("_handle"), host=bindparam("_host"))
+    )
+
+
+@cache
+def _explain_statement() -> Update:
+    return (
+        update(t.experiments)
+        .where(t.experiments.c.campaign_id == bindparam("_campaign"), t.experiments.c.exp_id == bindparam("_exp"))
+        .values(reason=bindparam("_why"), updated_at=bindparam("_now"))
+    )
