@@ -104,7 +104,7 @@ def test_bad_yaml_names_the_line(tmp_path: Path, text: str | bytes, expected: st
         (GOOD + 'workdir: "x\\0"\n', "workdir: has a NUL character"),
         (GOOD + 'resources: {gpus: 1, probe: ["-x", "\\0"]}\n', "resources.probe.1: has a NUL character"),
         (GOOD + 'policy: {dry_run: ["\\0"]}\n', "policy.dry_run.0: has a NUL character"),
-        (GOOD + 'question: "\\uD800"\n', "question: has a character that cannot be encoded in UTF-8"),
+        (GOOD + 'env: {A: "\\uD800"}\n', "env.A: has a character that cannot be encoded in UTF-8"),
         (GOOD + "resources: {time_minutes: 0}\n", "resources.time_minutes"),
         (GOOD.replace("acc}", "acc, target: .inf}"), "objective.target: "),
         (GOOD.replace("acc}", "acc, baseline: .nan}"), "objective.baseline: "),
