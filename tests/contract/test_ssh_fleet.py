@@ -81,7 +81,7 @@ async def test_a_host_that_dies_in_the_middle_is_waited_for_and_its_job_adopted(
         await until(lambda: here.states.count("on_hold") == 1, 60)
         (held,) = [v for v in here.views if v.state == "on_hold"]
         assert held.host == "h2"
-        assert "does not answer" in held.reason
+        assert "does not answer (host h2 (127.0.0.1:" in held.reason
         # Its GPU stays leased, for the job may run on; the others end as ever.
         (tmp_path / "go").touch()
         await until(lambda: here.states.count("done") == 2, 60)

@@ -20,6 +20,7 @@ from prefect_campaign.ledger.queued import explain, record_running
 from prefect_campaign.model.records import Observation
 from prefect_campaign.model.spec import Campaign
 from prefect_campaign.model.states import ExperimentState
+from prefect_campaign.model.text import printable
 from prefect_campaign.watch.cadence import seconds_until_look
 
 POLL_SECONDS = 20.0
@@ -29,6 +30,9 @@ NEW_SECONDS = 120.0
 NEW_POLL_SECONDS = 15.0
 STUCK = "stuck_in_queue"
 """Syndrome of the alert on a job that will not start unless somebody does something."""
+
+MOST_WORDS = 300
+"""Characters of what is said about a host that are kept as a reason."""
 
 log = logging.getLogger("prefect_campaign")
 
@@ -152,17 +156,18 @@ class Away:
             if one.status in ("exited", "gone"):
                 self._watch.maybe_over(live.spec.token)
                 continue
-            turn = _queue_turn(live, one, now) if live.handle.host in self._queues else _host_turn(live)
+            turn = _queue_turn(live, one, now) if live.handle.host in self._queues else _host_turn(live, one)
             if turn is not None:
                 self._turned[live.spec.token] = turn
                 self._watch.woken.set()
 
 
-def _host_turn(live: Live) -> Turn | None:
+def _host_turn(live: Live, one: Observation) -> Turn | None:
     """A host that does not answer; its jobs may run on."""
     host = live.handle.host
     if live.away_since is None and live.reach.away:
-        return Turn(live, ExperimentState.ON_HOLD, f"host {host} does not answer; the job may run on")
+        why = f" ({printable(one.detail)[:MOST_WORDS]})" if one.detail else ""
+        return Turn(live, ExperimentState.ON_HOLD, f"host {host} does not answer{why}; the job may run on")
     if live.away_since is not None and not live.reach.missed_in_a_row:
         return Turn(live, ExperimentState.RUNNING, "its host answers again")
     return None
