@@ -190,6 +190,8 @@ class Dispatcher:
             self._vram.look(now)
             if self._batch.waiting:
                 self._reclaim.look(now)
+            # First, for metrics of a job that is not on record could not be told from those of a new start of it.
+            self._starter.write_submitted()
             for spec in self._watch.look(now):
                 self.on_news(spec)
         self._write_unlaunched()

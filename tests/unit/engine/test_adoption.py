@@ -136,6 +136,27 @@ async def test_what_was_read_before_counts_after_an_adoption(tmp_path: Path) -> 
     assert (lab.only.state, lab.only.objective_value, lab.only.metrics) == ("done", 0.5, {"acc": 0.5, "late": 1})
 
 
+class TalkativeLauncher(LocalLauncher):
+    """Its jobs have reported something by the time they count as submitted."""
+
+    async def submit(self, spec):
+        handle = await super().submit(spec)
+        await until((Path(spec.run_dir) / "metrics.jsonl").exists)
+        return handle
+
+
+async def test_what_was_read_in_the_round_of_the_start_counts_after_an_adoption(tmp_path: Path) -> None:
+    lab = Lab(campaign(tmp_path, REPORT + GATED.format(folder=tmp_path)))
+    async with lab.open(TalkativeLauncher()) as dispatcher:
+        await dispatcher.adopt()
+        dispatcher._next_look = 0.0
+        await dispatcher._round()  # and no other: its process is killed
+        assert lab.only.metrics == {"acc": 0.5}
+    (tmp_path / "go").touch()
+    await lab.run()
+    assert (lab.only.state, lab.only.objective_value, lab.ran) == ("done", 0.5, [f"{lab.only.exp_id} a1"])
+
+
 async def test_a_loss_that_was_seen_before_is_still_not_finite_after_an_adoption(tmp_path: Path, monkeypatch) -> None:
     script = f"""[ "$CAMPAIGN_ATTEMPT" = 2 ] && {{ {REPORT.strip()}; exit; }}
 echo '{{"loss": NaN}}' >>"$CAMPAIGN_RUN_DIR/metrics.jsonl"; sleep 60"""
