@@ -143,7 +143,9 @@ def test_mapping_survives_any_text_and_any_path(text, path):
 
 def test_an_attempt_is_run_with_the_hosts_paths_and_says_where_it_comes_from():
     run_dir = "/me/home/campaigns/t/runs/e/a1"
-    spec = replace(make_spec(Path(run_dir), "python", "/work/t.py", run_dir, env={"A": "/work"}), workdir="/work/")
+    spec = replace(
+        make_spec(Path(run_dir), "python", "/project/t.py", run_dir, env={"A": "/project"}), workdir="/project/"
+    )
     there = PLACE.attempt(spec, "/home/me/.campaign/code/abc")
     assert there.run_dir == f"/home/me/.campaign/runs/{relative_run_dir(run_dir)}"
     assert there.argv == ("python", "/home/me/.campaign/code/abc/t.py", there.run_dir)
@@ -180,7 +182,7 @@ UNKNOWN_KEY = (
         ("ssh: connect to host gpu1.lab port 22: Connection timed out", 255, Transient, "timed out"),
         ("kex_exchange_identification: Connection closed by remote host", 255, Transient, "closed"),
         ("System is going down.\nConnection closed by 1.2.3.4 port 22", 255, Transient, "Connection closed"),
-        ("/root/.ssh/config: line 1: Bad configuration option: x", 255, Refused, "configuration"),
+        ("/home/ada/.ssh/config: line 1: Bad configuration option: x", 255, Refused, "configuration"),
         ("", 255, Transient, "connection broke"),
         ("noise: Permission denied (x).\nConnection closed", 255, Transient, "closed"),
         ("This account is currently not available.", 1, Refused, "not available"),
