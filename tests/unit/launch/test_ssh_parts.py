@@ -1,6 +1,5 @@
 """The pure parts of the SSH launcher: settings, paths, errors, answers, process trees."""
 
-import subprocess
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
@@ -228,25 +227,6 @@ def test_a_list_of_processes_that_is_cut_off_is_no_list():
     for end in range(len(whole) - 4):
         with pytest.raises(Transient):
             remote.read_scan(whole[:end])
-
-
-@pytest.mark.parametrize("shell", ["dash", "bash"])
-def test_the_scripts_are_good_sh(shell):
-    spec = make_spec(Path("/r/e/a1"), "true")
-    job = remote.Job("/r/it's", 1, 2, "boot")
-    some = [Process(1, 0, 1, "S", 5)]
-    for script in (
-        remote.facts_script(),
-        remote.start_script(spec, "script", "/code", in_tmux=False),
-        remote.start_script(spec, "script", "", in_tmux=True),
-        remote.observe_script("/r", [job, job]),
-        remote.find_script("/r/$(x)"),
-        remote.scan_script(job),
-        remote.signal_script("TERM", some, some, 1.0),
-        remote.set_aside_script(["/r"]),
-    ):
-        done = subprocess.run([shell, "-n"], input=script, capture_output=True, text=True, check=False)
-        assert (done.returncode, done.stderr) == (0, "")
 
 
 def test_a_host_that_is_away_is_looked_for_less_often_but_at_least_once_a_minute():

@@ -7,7 +7,7 @@ import math
 from pathlib import Path
 
 import pytest
-from unit.engine.lab import REPORT, STAGE, Lab, campaign, tick_until
+from contract.engine.lab import REPORT, STAGE, Lab, campaign, tick_until
 
 from prefect_campaign import Objective, Stage, Sweep
 from prefect_campaign.ledger import tables as t

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import psutil
 import pytest
-from unit.engine.lab import REPORT, Lab, campaign, interrupted, tick_until, until
-from unit.engine.test_adoption import Crash, CrashingLauncher, gated
-from unit.engine.test_launching import Vague
+from contract.engine.lab import REPORT, Lab, campaign, interrupted, tick_until, until
+from contract.engine.test_adoption import Crash, CrashingLauncher, gated
+from contract.engine.test_launching import Vague
 
 from prefect_campaign.engine.setting import open_setting
 from prefect_campaign.ledger import tables as t

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from unit.engine.lab import REPORT, Lab, campaign
+from contract.engine.lab import REPORT, Lab, campaign
 
 from prefect_campaign.engine import check_run, environment, host_check
 from prefect_campaign.ledger import tables as t

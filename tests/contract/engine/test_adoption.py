@@ -7,7 +7,7 @@ from pathlib import Path
 
 import psutil
 import pytest
-from unit.engine.lab import REPORT, Lab, campaign, interrupted, tick_until, until
+from contract.engine.lab import REPORT, Lab, campaign, interrupted, tick_until, until
 
 from prefect_campaign.engine import hold as module
 from prefect_campaign.launch.local import LocalLauncher

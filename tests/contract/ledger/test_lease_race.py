@@ -5,7 +5,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from unit.engine.racer import HOST, over_committed
+from contract.ledger.racer import HOST, over_committed
 
 from prefect_campaign.ledger.leases import Lease
 from prefect_campaign.ledger.location import Home
@@ -17,17 +17,12 @@ PROCESSES, ROUNDS = 8, 25
 def test_no_two_processes_hold_the_same_memory(home: Home) -> None:
     tests = Path(__file__).parents[2]
     env = {**os.environ, "CAMPAIGN_HOME": str(home.path), "PYTHONPATH": str(tests)}
-    argv = [sys.executable, "-m", "unit.engine.racer"]
     Ledger.open(home).close()
-    racers = [
-        subprocess.Popen(
-            [*argv, f"racer{i}", str(ROUNDS)], env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-        )
-        for i in range(PROCESSES)
-    ]
-    ends = [(r.communicate(timeout=120), r.returncode) for r in racers]
-    assert [code for _, code in ends] == [0] * PROCESSES, [err for (_, err), _ in ends]
-    placed = [int(out) for (out, _), _ in ends]
+    argv = [sys.executable, "-m", "contract.ledger.racer", str(PROCESSES), str(ROUNDS)]
+    done = subprocess.run(argv, env=env, capture_output=True, text=True, timeout=120, check=False)
+    assert done.returncode == 0, done.stderr
+    placed = list(map(int, done.stdout.split()))
+    assert len(placed) == PROCESSES
     # Many of them got a share, so they were in each other's way.
     assert sum(n > 0 for n in placed) >= 3, placed
     assert sum(placed) > ROUNDS

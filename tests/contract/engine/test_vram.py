@@ -7,24 +7,21 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from contract.engine.lab import REPORT, Lab, campaign, interrupted, until
 from driver import Driver, gpus
-from unit.engine.lab import REPORT, Lab, campaign, interrupted, until
 
 from prefect_campaign import Stage, Sweep
 from prefect_campaign.decide import vram as deciding
 from prefect_campaign.engine import hosts, planning
 from prefect_campaign.engine.export import export
-from prefect_campaign.engine.memory import memory_of
 from prefect_campaign.engine.setting import register
 from prefect_campaign.launch.process import host_name
 from prefect_campaign.ledger import tables as t
-from prefect_campaign.model.devices import Gpu, GpuProcess
 from prefect_campaign.model.states import CampaignStatus
 
 WAITS = """echo "$$ $CAMPAIGN_EXP_ID" >>pids
 until [ -e "go-$CAMPAIGN_EXP_ID" ] || [ -e go ]; do sleep 0.02; done
 """
-OURS = "/home/ada/.prefect-campaign/campaigns/lab/runs/x/a1"
 OOM = """echo "torch.cuda.OutOfMemoryError: CUDA out of memory. Tried to allocate 2.00 GiB" >&2; exit 1\n"""
 
 
@@ -276,19 +273,3 @@ async def test_all_processes_of_an_attempt_count_and_nobody_elses(tmp_path: Path
 
     await in_background(lab, meanwhile)
     assert given(lab) == [(None, "none", 2500)]
-
-
-@pytest.mark.parametrize(
-    ("gpu", "expected"),
-    [
-        (Gpu("a", 0), None),
-        (Gpu("a", 0, used_mb=700, processes=(GpuProcess(1, None, run_dir=OURS),)), 700),
-        (Gpu("a", 0, used_mb=700, processes=(GpuProcess(1, None, run_dir=OURS), GpuProcess(2, 9))), None),
-        (Gpu("a", 0, used_mb=700, processes=(GpuProcess(1, 5, run_dir=OURS), GpuProcess(2, 9))), 5),
-        (Gpu("a", 0, processes=(GpuProcess(1, 5, run_dir=OURS), GpuProcess(2, 9, run_dir="/far" + OURS))), 14),
-        (Gpu("a", 0, processes=(GpuProcess(1, 5, run_dir=OURS[:-1] + "2"),)), None),
-        (Gpu("a", 0, used_mb=300, processes=(GpuProcess(1, None, run_dir=OURS), GpuProcess(2, 9, graphics=True))), 300),
-    ],
-)
-def test_memory_of_an_attempt_on_a_gpu(gpu: Gpu, expected: int | None) -> None:
-    assert memory_of(gpu, OURS) == expected

@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from contract.engine.environment_lab import PYTHON7, WORKS, dry_campaign, dry_runs, git, host_events, quick_checks
+from contract.engine.lab import REPORT, Lab, campaign, until
 from ssh_rig import Sshd, running
-from unit.engine.environment_lab import PYTHON7, WORKS, dry_campaign, dry_runs, git, host_events, quick_checks
-from unit.engine.lab import REPORT, Lab, campaign, until
 
 from prefect_campaign.engine import host_check
 from prefect_campaign.launch.fleet import Fleet

@@ -5,9 +5,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from contract.engine.environment_lab import dry_campaign, dry_runs, git, host_events, quick_checks, steps
+from contract.engine.lab import REPORT, Lab, campaign, interrupted, until
 from driver import Driver, gpus
-from unit.engine.environment_lab import dry_campaign, dry_runs, git, host_events, quick_checks, steps
-from unit.engine.lab import REPORT, Lab, campaign, interrupted, until
 
 from prefect_campaign.engine import check_run
 from prefect_campaign.launch.local import LocalLauncher

@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from contract.engine.lab import REPORT, Lab, campaign, until
 from driver import MISMATCH, Driver, gpus
-from unit.engine.lab import REPORT, Lab, campaign, until
 
 from prefect_campaign.engine import hosts, preflight
 from prefect_campaign.launch.local import LocalLauncher

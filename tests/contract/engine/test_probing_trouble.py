@@ -4,10 +4,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from contract.engine.lab import REPORT, Lab
+from contract.engine.test_probing import DRY, begun, events, finish, probed_seeds, quick
+from contract.engine.test_vram import eager
 from driver import Driver, gpus
-from unit.engine.lab import REPORT, Lab
-from unit.engine.test_probing import DRY, begun, events, finish, probed_seeds, quick
-from unit.engine.test_vram import eager
 
 from prefect_campaign import Sweep
 from prefect_campaign.engine import probing

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from unit.engine.lab import REPORT, Lab, campaign, until
+from contract.engine.lab import REPORT, Lab, campaign, until
 
 
 @pytest.mark.parametrize("steps", range(6))

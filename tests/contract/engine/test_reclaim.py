@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from contract.engine.lab import Lab, until
+from contract.engine.test_gpus import REPORT, SEES, WAITS, gpu_campaign
 from driver import Driver, gpus
-from unit.engine.lab import Lab, until
-from unit.engine.test_gpus import REPORT, SEES, WAITS, gpu_campaign
 
 from prefect_campaign.engine import hold, reclaim
 from prefect_campaign.ledger import tables as t

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from unit.engine.lab import REPORT, Lab, campaign, until
+from contract.engine.lab import REPORT, Lab, campaign, until
 
 from prefect_campaign.engine import origin
 

@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 
 import pytest
-from unit.engine.lab import Lab, python_campaign, tick_until
+from contract.engine.lab import Lab, python_campaign, tick_until
 
 from prefect_campaign.ledger import tables as t
 

@@ -5,10 +5,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from contract.engine.lab import REPORT, Lab, interrupted, until
+from contract.engine.test_reclaim import as_a_process_that_dies
+from contract.engine.test_vram import WAITS, eager, given, jobs, seeds
 from driver import Driver, gpus
-from unit.engine.lab import REPORT, Lab, interrupted, until
-from unit.engine.test_reclaim import as_a_process_that_dies
-from unit.engine.test_vram import WAITS, eager, given, jobs, seeds
 
 from prefect_campaign import Sweep
 from prefect_campaign.engine import probing, reclaim

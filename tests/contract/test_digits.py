@@ -19,7 +19,7 @@ from prefect_campaign.model.template import words_of
 
 pytest.importorskip("sklearn", reason="the examples need scikit-learn: pip install prefect-campaign[examples]")
 
-FOLDER = Path(__file__).parents[3] / "examples" / "digits"
+FOLDER = Path(__file__).parents[2] / "examples" / "digits"
 SCRIPT = FOLDER / "train.py"
 ENV = {**os.environ, "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
 

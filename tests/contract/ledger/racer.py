@@ -1,8 +1,9 @@
-"""One of many processes that place experiments on the same GPUs; run as a program: CAMPAIGN, ROUNDS.
+"""Processes that place experiments on the same GPUs at once; run as a program: PROCESSES, ROUNDS.
 
 Every placement is followed, in the same transaction, by an independent sum over all leases on record.
 """
 
+import multiprocessing
 import random
 import sys
 import time
@@ -37,7 +38,8 @@ def over_committed(held: list[leases.Lease]) -> str:
     return ""
 
 
-def main(name: str, rounds: int) -> None:
+def place_and_end(name: str, rounds: int) -> int:
+    """What one process does; returns how many it placed."""
     dice = random.Random(name)
     ledger = Ledger.open(Home.locate())
     spec = campaign(name=name)
@@ -72,7 +74,7 @@ def main(name: str, rounds: int) -> None:
             record_outcomes(connection, row.id, [_failed(one) for one in ending], now=time.time())
         running = [one for one in running if one not in ending]
         waiting += [one.spec.exp_id for one in ending]
-    print(placed)
+    return placed
 
 
 def _intent(
@@ -91,5 +93,12 @@ def _failed(one: Intent) -> Outcome:
     return Outcome(one.spec.token, AttemptState.FAILED, move, time.time())
 
 
+def main(processes: int, rounds: int) -> None:
+    """Print how many each of them placed."""
+    names = [(f"racer{i}", rounds) for i in range(processes)]
+    with multiprocessing.get_context("fork").Pool(processes, maxtasksperchild=1) as pool:
+        print(*pool.starmap(place_and_end, names, chunksize=1))
+
+
 if __name__ == "__main__":
-    main(sys.argv[1], int(sys.argv[2]))
+    main(int(sys.argv[1]), int(sys.argv[2]))

@@ -6,8 +6,8 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from unit.engine.lab import REPORT, Lab, campaign, python_campaign
-from unit.engine.test_healing import GPU
+from contract.engine.lab import REPORT, Lab, campaign, python_campaign
+from contract.engine.test_healing import GPU
 
 from prefect_campaign.engine import outcomes
 from prefect_campaign.engine.outcomes import RetryRules, unlaunched

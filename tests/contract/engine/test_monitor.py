@@ -6,9 +6,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from contract.engine.lab import REPORT, Lab, campaign, interrupted
+from contract.engine.test_adoption import gated
 from prefect.logging import disable_run_logger
-from unit.engine.lab import REPORT, Lab, campaign, interrupted
-from unit.engine.test_adoption import gated
 
 from prefect_campaign.engine.dispatcher import Dispatcher
 from prefect_campaign.engine.setting import register
