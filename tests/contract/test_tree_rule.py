@@ -1,11 +1,11 @@
 """The clean-tree rule at the full phase: refused or put on record, and what changes later is put on record too."""
 
 import asyncio
-import subprocess
 from pathlib import Path
 from typing import Any
 
 import pytest
+from repository import git, head, work
 from unit.gate_lab import asked
 
 from prefect_campaign import Campaign, Objective, Sweep
@@ -19,22 +19,7 @@ from prefect_campaign.tasks import tree as rule
 from prefect_campaign.tasks.steps import enter_full
 from prefect_campaign.tasks.tree import note_changes, tree_for_full
 
-
-def git(folder: Path, *words: str) -> str:
-    who = ("-c", "user.name=a", "-c", "user.email=a@example.org")
-    done = subprocess.run(["git", "-C", str(folder), *who, *words], capture_output=True, text=True, check=True)
-    return done.stdout.strip()
-
-
-@pytest.fixture
-def work(tmp_path: Path) -> Path:
-    folder = tmp_path / "work"
-    folder.mkdir()
-    git(folder, "init", "-q")
-    (folder / "a.py").write_text("1\n")
-    git(folder, "add", ".")
-    git(folder, "commit", "-qm", "first")
-    return folder
+__all__ = ["work"]
 
 
 def setting_in(work: Path, **policy: Any) -> Setting:
@@ -68,26 +53,26 @@ def origins(setting: Setting) -> list[str]:
 
 async def test_changes_refuse_until_they_are_committed(home: Home, work: Path) -> None:
     setting = setting_in(work)
-    (work / "a.py").write_text("2\n")
+    (work / "train.py").write_text("2\n")
     _, refused = await tree_for_full(setting)
-    assert "a.py" in refused
+    assert "train.py" in refused
     assert open_setting("demo").row.phase == "pilot"
     git(work, "commit", "-qam", "second")
     tree, refused = await tree_for_full(setting)
     assert refused == ""
-    assert tree.commit == git(work, "rev-parse", "HEAD")
+    assert tree.commit == head(work)
 
 
 async def test_the_commit_and_the_one_that_was_approved_are_on_record(home: Home, work: Path, caplog: Any) -> None:
     setting = setting_in(work)
-    before = git(work, "rev-parse", "HEAD")
+    before = head(work)
     answer = approved(setting, f"{before}-dirty")
-    (work / "a.py").write_text("2\n")
+    (work / "train.py").write_text("2\n")
     git(work, "commit", "-qam", "second")
     tree, _ = await tree_for_full(setting)
     enter_full(setting, answer, tree)
     assert open_setting("demo").row.phase == "full"
-    told = f"{git(work, 'rev-parse', 'HEAD')}, approved at {before}-dirty"
+    told = f"{head(work)}, approved at {before}-dirty"
     assert origins(setting) == [told]
     assert told in caplog.text
     enter_full(setting, answer, tree)
@@ -99,7 +84,7 @@ async def test_the_commit_and_the_one_that_was_approved_are_on_record(home: Home
 @pytest.mark.parametrize("shown", [None, "same"])
 async def test_the_approved_commit_itself_needs_no_word(home: Home, work: Path, caplog: Any, shown: str | None) -> None:
     setting = setting_in(work)
-    commit = git(work, "rev-parse", "HEAD")
+    commit = head(work)
     tree, _ = await tree_for_full(setting)
     enter_full(setting, approved(setting, commit if shown else None), tree)
     assert origins(setting) == [commit]
@@ -108,12 +93,12 @@ async def test_the_approved_commit_itself_needs_no_word(home: Home, work: Path, 
 
 async def test_allowed_changes_are_named_in_the_report(home: Home, work: Path) -> None:
     setting = setting_in(work, allow_dirty=True)
-    (work / "a.py").write_text("2\n")
+    (work / "train.py").write_text("2\n")
     tree, refused = await tree_for_full(setting)
     assert refused == ""
     enter_full(setting, approved(setting, tree.name), tree)
     export(setting.ledger, setting.campaign, home.path / "out")
-    assert "-dirty; local changes in a.py" in (home.path / "out" / "report.md").read_text()
+    assert "-dirty; local changes in train.py" in (home.path / "out" / "report.md").read_text()
 
 
 async def test_what_changes_while_it_runs_is_put_on_record(home: Home, work: Path, monkeypatch: Any) -> None:
@@ -137,10 +122,10 @@ async def test_what_changes_while_it_runs_is_put_on_record(home: Home, work: Pat
 
     await looked(2)
     assert origins(setting) == []
-    (work / "a.py").write_text("2\n")
+    (work / "train.py").write_text("2\n")
     await looked(3)
-    commit = git(work, "rev-parse", "HEAD")
-    assert origins(setting) == [f"changed while it ran, to {commit}-dirty; local changes in a.py"]
+    commit = head(work)
+    assert origins(setting) == [f"changed while it ran, to {commit}-dirty; local changes in train.py"]
     watching.cancel()
 
 

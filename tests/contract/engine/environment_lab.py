@@ -1,6 +1,5 @@
 """Campaigns whose hosts are checked before their first use."""
 
-import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -52,8 +51,3 @@ def steps(lab: Lab) -> list[dict[str, dict[str, str]]]:
 
 def host_events(lab: Lab) -> list[dict[str, Any]]:
     return [row["data"] for row in lab.rows(t.events) if row["kind"] == "host"]
-
-
-def git(folder: Path) -> None:
-    for words in (["init", "-q"], ["add", "-A"]):
-        subprocess.run(["git", *words], cwd=folder, check=True, capture_output=True)

@@ -5,9 +5,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from contract.engine.environment_lab import dry_campaign, dry_runs, git, host_events, quick_checks, steps
+from contract.engine.environment_lab import dry_campaign, dry_runs, host_events, quick_checks, steps
 from contract.engine.lab import REPORT, Lab, campaign, interrupted, until
 from driver import Driver, gpus
+from repository import track
 
 from prefect_campaign.engine import check_run
 from prefect_campaign.launch.local import LocalLauncher
@@ -27,7 +28,7 @@ async def test_without_a_dry_run_nothing_is_checked_on_this_machine(tmp_path: Pa
 
 async def test_a_dry_run_passes_once_before_anything_starts(tmp_path: Path, home: Any) -> None:
     spec = dry_campaign(tmp_path, points=(1, 2, 3))
-    git(tmp_path / "work")
+    track(tmp_path / "work")
     lab = await Lab(spec).run()
     assert lab.states == ["done"] * 3
     (line,) = dry_runs(tmp_path)
@@ -45,7 +46,7 @@ async def test_a_dry_run_passes_once_before_anything_starts(tmp_path: Path, home
 
 async def test_a_check_is_valid_in_another_process_until_the_code_changes(tmp_path: Path, home: Any) -> None:
     spec = dry_campaign(tmp_path)
-    git(tmp_path / "work")
+    track(tmp_path / "work")
     await Lab(spec).run()
     again = Lab(spec.model_copy(update={"name": "other"}))
     await again.run()
@@ -63,7 +64,7 @@ async def test_a_check_is_valid_in_another_process_until_the_code_changes(tmp_pa
 async def test_code_that_changes_meanwhile_is_checked_before_the_next_start(tmp_path: Path, home: Any) -> None:
     waits = """until [ -e go ]; do sleep 0.02; done\n"""
     spec = dry_campaign(tmp_path, script=waits + REPORT, points=(1, 2), policy={"max_parallel": 1})
-    git(tmp_path / "work")
+    track(tmp_path / "work")
     lab = Lab(spec)
     async with lab.open() as dispatcher:
         run = asyncio.create_task(dispatcher.run())
@@ -79,7 +80,7 @@ async def test_code_that_changes_meanwhile_is_checked_before_the_next_start(tmp_
 
 async def test_a_dry_run_that_fails_holds_everything_with_the_reason(tmp_path: Path, home: Any) -> None:
     spec = dry_campaign(tmp_path, "echo 'ModuleNotFoundError: No module named torch' >&2; exit 1", points=(1, 2))
-    git(tmp_path / "work")
+    track(tmp_path / "work")
     lab = await Lab(spec).run()
     assert lab.states == ["on_hold"] * 2
     assert lab.ran == []
@@ -153,7 +154,7 @@ async def test_a_killed_dry_run_is_tried_again_three_times(tmp_path: Path, home:
 
 async def test_an_interrupted_dry_run_is_found_again_and_not_started_twice(tmp_path: Path, home: Any) -> None:
     lab = Lab(dry_campaign(tmp_path, "until [ -e go ]; do sleep 0.02; done"))
-    git(tmp_path / "work")
+    track(tmp_path / "work")
     await interrupted(lab, lambda: dry_runs(tmp_path))
     await interrupted(lab, lambda: True)
     assert len(lab.rows(t.leases)) == 1
@@ -175,7 +176,7 @@ async def test_killed_between_the_record_and_the_start_it_starts_once(
             return await super().submit(spec)
 
     lab = Lab(dry_campaign(tmp_path))
-    git(tmp_path / "work")
+    track(tmp_path / "work")
     async with lab.open(Dies()) as dispatcher:
         run = asyncio.create_task(dispatcher.run())
         await until(lambda: lab.rows(t.leases))
@@ -190,7 +191,7 @@ async def test_killed_between_the_record_and_the_start_it_starts_once(
 
 async def test_two_campaigns_check_the_same_once(tmp_path: Path, home: Any) -> None:
     spec = dry_campaign(tmp_path, "until [ -e go ]; do sleep 0.02; done")
-    git(tmp_path / "work")
+    track(tmp_path / "work")
     labs = [Lab(spec.model_copy(update={"name": name})) for name in ("one", "two")]
     runs = [asyncio.create_task(lab.run()) for lab in labs]
     await until(lambda: dry_runs(tmp_path))
@@ -203,7 +204,7 @@ async def test_two_campaigns_check_the_same_once(tmp_path: Path, home: Any) -> N
 
 async def test_a_dead_campaigns_check_is_taken_over_with_its_job(tmp_path: Path, home: Any) -> None:
     spec = dry_campaign(tmp_path, "until [ -e go ]; do sleep 0.02; done")
-    git(tmp_path / "work")
+    track(tmp_path / "work")
     await interrupted(Lab(spec), lambda: dry_runs(tmp_path))
     other = Lab(spec.model_copy(update={"name": "other"}))
     run = asyncio.create_task(other.run())
@@ -217,7 +218,7 @@ async def test_a_dead_campaigns_check_is_taken_over_with_its_job(tmp_path: Path,
 
 async def test_a_dry_run_of_old_code_is_ended_and_frees_its_slot(tmp_path: Path, home: Any) -> None:
     spec = dry_campaign(tmp_path, "[ -e go ] || exec sleep 1000", policy={"max_parallel": 1})
-    git(tmp_path / "work")
+    track(tmp_path / "work")
     await interrupted(Lab(spec), lambda: dry_runs(tmp_path))
     (tmp_path / "go").touch()
     (tmp_path / "work" / "new.py").write_text("x = 1\n")
@@ -281,7 +282,7 @@ async def test_too_few_gpus_are_a_reason(tmp_path: Path, home: Any, driver: Driv
 async def test_a_tick_alone_gets_there(tmp_path: Path, home: Any) -> None:
     """The scheduled monitor: each tick is a process of its own."""
     lab = Lab(dry_campaign(tmp_path))
-    git(tmp_path / "work")
+    track(tmp_path / "work")
     for _ in range(20):
         async with lab.open() as dispatcher:
             await dispatcher.adopt()

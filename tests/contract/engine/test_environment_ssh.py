@@ -7,8 +7,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from contract.engine.environment_lab import PYTHON7, WORKS, dry_campaign, dry_runs, git, host_events, quick_checks
+from contract.engine.environment_lab import PYTHON7, WORKS, dry_campaign, dry_runs, host_events, quick_checks
 from contract.engine.lab import REPORT, Lab, campaign, until
+from repository import track
 from ssh_rig import Sshd, running
 
 from prefect_campaign.engine import host_check
@@ -149,7 +150,7 @@ async def test_a_dry_run_that_cannot_be_seen_keeps_its_devices_until_it_is_over(
 ) -> None:
     one = host("one")
     spec = dry_campaign(tmp_path, "until [ -e go ]; do sleep 0.02; done", policy={"max_parallel": None})
-    git(tmp_path / "work")
+    track(tmp_path / "work")
     lab = Lab(spec)
     async with lab.open(fleet(one.host())) as dispatcher:
         run = asyncio.create_task(dispatcher.run())
@@ -186,7 +187,7 @@ async def test_a_connection_that_breaks_again_and_again_starts_one_dry_run(
 
 async def test_another_dispatcher_takes_the_check_over_with_the_campaign(tmp_path: Path, home: Any) -> None:
     lab = Lab(dry_campaign(tmp_path, "until [ -e go ]; do sleep 0.02; done"))
-    git(tmp_path / "work")
+    track(tmp_path / "work")
     async with lab.open() as dispatcher:
         run = asyncio.create_task(dispatcher.run())
         await until(lambda: dry_runs(tmp_path))

@@ -1,19 +1,14 @@
 """Each attempt records the commit that it ran from, also when people commit or edit meanwhile."""
 
 import asyncio
-import subprocess
 from pathlib import Path
 from typing import Any
 
 import pytest
 from contract.engine.lab import REPORT, Lab, campaign, until
+from repository import git, head, repository
 
 from prefect_campaign.engine import origin
-
-
-def git(folder: Path, *words: str) -> str:
-    argv = ["git", "-c", "user.name=ann", "-c", "user.email=ann@example.org", *words]
-    return subprocess.run(argv, cwd=folder, check=True, capture_output=True, text=True).stdout.strip()
 
 
 async def test_a_commit_in_the_middle_is_recorded_with_those_that_start_later(
@@ -25,10 +20,7 @@ async def test_a_commit_in_the_middle_is_recorded_with_those_that_start_later(
     script = f"until [ -e {tmp_path}/go ]; do sleep 0.02; done\n{REPORT}"
     lab = Lab(campaign(work, script, points=[1, 2, 3], policy={"max_parallel": 1}))
     (work / "code").write_text("1")
-    git(work, "init", "-q")
-    git(work, "add", "code")
-    git(work, "commit", "-qm", "one")
-    first = git(work, "rev-parse", "HEAD")
+    first = repository(work, "code")
     async with lab.open() as dispatcher:
         run = asyncio.create_task(dispatcher.run())
         await until(lambda: lab.states.count("running") == 1)
@@ -41,4 +33,4 @@ async def test_a_commit_in_the_middle_is_recorded_with_those_that_start_later(
         await asyncio.wait_for(run, 60)
     commits = [v.git_commit for v in lab.views]
     assert commits[0] == first
-    assert commits[1:] == [f"{git(work, 'rev-parse', 'HEAD')}-dirty"] * 2
+    assert commits[1:] == [f"{head(work)}-dirty"] * 2

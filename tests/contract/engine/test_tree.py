@@ -7,36 +7,21 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from repository import git, head, repository, track, work
 from unit.ledger.ledger_data import campaign
 
 from prefect_campaign.engine import tree as tree_module
 from prefect_campaign.engine.tree import Tree, named, read_tree, refusal, tree_of
 
+__all__ = ["work"]
+
 WORDS = ["python3", "train.py", "--config", "conf/new.yaml", "{lr}", "../outside.py", "/etc/hostname"]
-
-
-def git(folder: Path, *words: str) -> str:
-    who = ("-c", "user.name=a", "-c", "user.email=a@example.org", "-c", "protocol.file.allow=always")
-    done = subprocess.run(["git", "-C", str(folder), *who, *words], capture_output=True, text=True, check=True)
-    return done.stdout.strip()
-
-
-@pytest.fixture
-def work(tmp_path: Path) -> Path:
-    """A repository with one commit."""
-    folder = tmp_path / "work"
-    folder.mkdir()
-    git(folder, "init", "-q")
-    (folder / "train.py").write_text("1\n")
-    git(folder, "add", ".")
-    git(folder, "commit", "-qm", "first")
-    return folder
 
 
 def test_a_clean_tree_is_its_commit(work: Path) -> None:
     (work / "notes.txt").write_text("not in git, and not in the command\n")
     found = read_tree(str(work), WORDS)
-    assert found == Tree(str(work), git(work, "rev-parse", "HEAD"))
+    assert found == Tree(str(work), head(work))
     assert (found.name, found.notes, found.dirty) == (found.commit, [], False)
 
 
@@ -58,7 +43,7 @@ def test_whatever_differs_from_the_commit_makes_it_dirty(work: Path, how: str) -
         folder.mkdir()
     found = read_tree(str(folder))
     assert "train.py" in found.changed
-    assert found.name == f"{git(work, 'rev-parse', 'HEAD')}-dirty"
+    assert found.name == f"{head(work)}-dirty"
     assert len(found.name) <= 64
     assert found.dirty
 
@@ -105,7 +90,7 @@ def test_before_the_first_commit(tmp_path: Path) -> None:
     git(tmp_path, "init", "-q")
     assert refusal(campaign(), read_tree(str(tmp_path))) == ""
     (tmp_path / "a.py").write_text("1")
-    git(tmp_path, "add", ".")
+    track(tmp_path)
     found = read_tree(str(tmp_path))
     assert (found.commit, found.changed, found.name) == (None, ("a.py",), None)
     assert "a.py" in refusal(campaign(), found)
@@ -113,17 +98,15 @@ def test_before_the_first_commit(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("word", ["x" * 5000, "a\0b", "", "/", "..", "import sys\nprint(1)", "\udcff"])
 def test_a_word_that_is_no_path_is_none(work: Path, word: str) -> None:
-    assert read_tree(str(work), ["train.py", word]) == Tree(str(work), git(work, "rev-parse", "HEAD"))
+    assert read_tree(str(work), ["train.py", word]) == Tree(str(work), head(work))
 
 
 @pytest.mark.parametrize("change", ["edited", "another commit", "untracked"])
 def test_a_submodule_counts_even_if_the_configuration_hides_it(work: Path, tmp_path: Path, change: str) -> None:
     inner = tmp_path / "inner"
     inner.mkdir()
-    git(inner, "init", "-q")
     (inner / "f").write_text("1")
-    git(inner, "add", ".")
-    git(inner, "commit", "-qm", "inner")
+    repository(inner)
     git(work, "submodule", "--quiet", "add", str(inner), "lib")
     git(work, "config", "-f", ".gitmodules", "submodule.lib.ignore", "all")
     git(work, "config", "diff.ignoreSubmodules", "all")
@@ -169,7 +152,7 @@ def shim(folder: Path, monkeypatch: Any, script: str) -> None:
 def test_a_git_that_takes_too_long_leaves_it_unknown_but_for_the_commit(
     work: Path, tmp_path: Path, monkeypatch: Any
 ) -> None:
-    commit = git(work, "rev-parse", "HEAD")
+    commit = head(work)
     shim(tmp_path / "bin", monkeypatch, f'case "$*" in *status*) exec sleep 600;; *) echo {commit};; esac')
     found = read_tree(str(work), seconds=0.2)
     assert found.problem == "git: no answer within 0.2 s"
