@@ -2,11 +2,8 @@
 
 import signal
 
-import pytest
 from e2e.world import PATIENCE, World, until
 from repository import git, head, repository
-
-pytestmark = pytest.mark.e2e
 
 
 def test_changes_stop_the_full_phase_until_they_are_committed(world: World) -> None:
