@@ -1,7 +1,7 @@
 """Switches and fixtures for all tests.
 
 ``--skips=fail`` (or ``CAMPAIGN_TEST_SKIPS=fail``) turns every skip into a failure: a machine that is meant to run
-everything must not pass by leaving something out.
+everything must not pass by leaving something out. Only a real GPU may be missing all the same: no package brings one.
 """
 
 import os
@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 from driver.fixtures import driver, driver_library, new_driver
 from ledgers import new_database, new_ledger
+from marks import marks_of
 from rig_fixtures import docker_engine, docker_engine_alone, postgres_url, slurm, slurm_alone, take_addresses
 
 from prefect_campaign.ledger.location import Home
@@ -50,6 +51,11 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         item.add_marker(pytest.mark.postgres)
 
 
+def pytest_itemcollected(item: pytest.Item) -> None:
+    for mark in marks_of(item):
+        item.add_marker(mark)
+
+
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_makereport(item):
     report = yield
@@ -64,7 +70,8 @@ def pytest_make_collect_report(collector):
 
 def _judged(report, config):
     # An expected failure (xfail) is reported as skipped too, but it ran.
-    if report.skipped and not hasattr(report, "wasxfail") and config.getoption("--skips") == "fail":
+    meant = hasattr(report, "wasxfail") or "gpu" in getattr(report, "keywords", ())
+    if report.skipped and not meant and config.getoption("--skips") == "fail":
         reason = report.longrepr[2] if isinstance(report.longrepr, tuple) else report.longrepr
         report.outcome = "failed"
         report.longrepr = f"{report.nodeid}: {reason} (skips are failures here: --skips=fail)"

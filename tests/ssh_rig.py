@@ -1,7 +1,6 @@
 """Real sshd's on loopback: each with its own port, keys, home and programs; no file of the system is touched."""
 
 import os
-import shutil
 import signal
 import socket
 import stat
@@ -12,20 +11,9 @@ from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 
-import pytest
+from programs import needed
 
 from prefect_campaign.launch.ssh_host import SshHost
-
-NEEDED = ("ssh", "ssh-keygen", "rsync")
-
-
-def sshd_program() -> str:
-    """Path of sshd; without it the test is skipped."""
-    found = shutil.which("sshd") or shutil.which("sshd", path="/usr/sbin:/usr/local/sbin")
-    missing = [name for name in NEEDED if shutil.which(name) is None]
-    if found is None or missing:
-        pytest.skip("needs openssh-server, openssh-client and rsync")
-    return found
 
 
 class Sshd:
@@ -39,7 +27,7 @@ class Sshd:
     """
 
     def __init__(self, folder: Path, name: str = "h1", *, banner: str = "", shell: str = "") -> None:
-        self.program = sshd_program()
+        self.program = needed("sshd", "ssh", "ssh-keygen", "rsync")
         self.folder = folder
         self.name = name
         self.home = folder / "home"

@@ -1,12 +1,12 @@
 """What is brought to an SSH host, where, and what comes back."""
 
 import os
-import subprocess
 from pathlib import Path
 
 import pytest
 from contract.launchers import wait_until
 from ends import ended
+from repository import repository
 from ssh_rig import Sshd, running
 from ssh_world import World, finished, world
 
@@ -23,22 +23,15 @@ def sshd(tmp_path: Path):
         yield up
 
 
-def git(folder: Path, *words: str) -> None:
-    identity = ["-c", "user.name=t", "-c", "user.email=t@example.org"]
-    subprocess.run(["git", "-C", str(folder), *identity, *words], check=True, capture_output=True)
-
-
 def said(launcher, spec) -> list[str]:
     return launcher.logs(spec)[0].read_text().splitlines()
 
 
 async def test_of_a_git_tree_tracked_and_new_files_come_and_ignored_ones_do_not(world: World, sshd: Sshd):
-    git(world.folder, "init", "-q", str(world.work))
     for name in ("train.py", "sub/mod.py", "deleted.py", ".gitignore"):
         (world.work / name).parent.mkdir(exist_ok=True)
         (world.work / name).write_text("data/\n*.bin\n" if name == ".gitignore" else "x")
-    git(world.work, "add", "-A")
-    git(world.work, "commit", "-qm", "one")
+    repository(world.work)
     (world.work / "deleted.py").unlink()
     (world.work / "new file.py").write_text("new")
     (world.work / "weights.bin").write_text("large")

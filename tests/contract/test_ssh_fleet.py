@@ -6,9 +6,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from contract.engine.lab import REPORT, Lab, campaign, until
 from nvidia_smi_shim import shim
 from ssh_rig import Sshd, running
-from unit.engine.lab import REPORT, Lab, campaign, until
 
 from prefect_campaign.engine import away
 from prefect_campaign.launch.fleet import Fleet

@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from contract.engine.lab import REPORT, Lab, campaign, tick_until, until
 from contract.launchers import see
 from ssh_rig import Sshd, running
 from ssh_world import World, seen_as, waiting, world
-from unit.engine.lab import REPORT, Lab, campaign, tick_until, until
 
 from prefect_campaign.engine import away, dispatcher
 from prefect_campaign.launch.fleet import Fleet

@@ -1,8 +1,7 @@
-"""The launcher contract with jobs inside tmux, here and on an SSH host; and what only tmux can do."""
+"""The launcher contract with jobs inside tmux; and what only tmux can do."""
 
 import asyncio
 import os
-import shutil
 import subprocess
 from collections.abc import Callable, Iterator
 from contextlib import suppress
@@ -11,30 +10,14 @@ from pathlib import Path
 import pytest
 from contract.launcher_contract import LauncherContract
 from contract.launchers import PATIENCE, make_spec, see, wait_until
+from contract.tmux_server import sockets, tmux
 from ends import ended
-from ssh_rig import Sshd, running
 
 from prefect_campaign.launch.local import LocalLauncher
-from prefect_campaign.launch.ssh import SshLauncher
 from prefect_campaign.launch.tmux import session_name
 from prefect_campaign.model.errors import Refused
 
-
-@pytest.fixture
-def sockets(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """A tmux server of the test's own. The folder's path is short: it holds a socket."""
-    if shutil.which("tmux") is None:
-        pytest.skip("needs tmux")
-    folder = tmp_path_factory.mktemp("t")
-    monkeypatch.setenv("TMUX_TMPDIR", str(folder))
-    yield folder
-    tmux(folder, "kill-server")
-
-
-def tmux(sockets: Path, *words: str) -> subprocess.CompletedProcess[str]:
-    environment = {**os.environ, "TMUX_TMPDIR": str(sockets)}
-    argv = ["tmux", "-L", "campaign", *words]
-    return subprocess.run(argv, env=environment, capture_output=True, text=True, check=False, timeout=PATIENCE)
+__all__ = ["sockets"]
 
 
 class TestLocalLauncherInTmux(LauncherContract):
@@ -49,25 +32,6 @@ class TestLocalLauncherInTmux(LauncherContract):
         yield make
         for launcher in made:
             launcher.close()
-
-
-class TestSshLauncherInTmux(LauncherContract):
-    @pytest.fixture
-    def new_launcher(
-        self, sockets: Path, tmp_path: Path, tmp_path_factory: pytest.TempPathFactory
-    ) -> Iterator[Callable[[], SshLauncher]]:
-        made: list[SshLauncher] = []
-        sshd = Sshd(tmp_path_factory.mktemp("host"))
-        sshd.environment["TMUX_TMPDIR"] = str(sockets)
-
-        def make() -> SshLauncher:
-            made.append(SshLauncher(sshd.host(shared=(str(tmp_path),), tmux=True), poll_seconds=0.02))
-            return made[-1]
-
-        with running(sshd):
-            yield make
-            for launcher in made:
-                launcher.close()
 
 
 # -- what only tmux can do ------------------------------------------------------------------------------------------

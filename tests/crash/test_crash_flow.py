@@ -7,8 +7,6 @@ import pytest
 from crash.promises import FLOW_POINTS, check_promises, small_campaign
 from e2e.world import BIN, PATIENCE, World, until
 
-pytestmark = [pytest.mark.crash, pytest.mark.e2e]
-
 ANSWER = ("--approve", "CONTINUE", "--by", "tester")
 
 

@@ -23,8 +23,6 @@ from e2e.world import Done, World
 
 from prefect_campaign.model.crash import CRASH_POINTS
 
-pytestmark = pytest.mark.crash
-
 DRIVER = Path(__file__).with_name("drive.py")
 PASSAGES = [(name, n) for name, passed in ENGINE_POINTS.items() for n in range(1, passed + 1)]
 KILLS = 5

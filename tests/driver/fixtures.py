@@ -1,11 +1,11 @@
 """The fixtures `driver` and `new_driver`; see the package's docstring."""
 
-import shutil
 import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from programs import lacks, needed
 
 from driver import Driver
 from prefect_campaign.launch import inventory
@@ -16,14 +16,13 @@ SOURCE = Path(__file__).with_name("nvml.c")
 @pytest.fixture(scope="session")
 def driver_library(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Folder with the library under the name by which the binding loads it."""
-    if shutil.which("gcc") is None:
-        pytest.skip("no gcc here: the fake NVIDIA driver is compiled (apt-get install gcc libc6-dev)")
+    gcc = needed("gcc")  # the fake driver is compiled
     folder = tmp_path_factory.mktemp("driver")
     target = folder / "libnvidia-ml.so.1"
-    argv = ["gcc", "-shared", "-fPIC", "-O1", "-Wall", "-Wextra", "-Werror", "-o", str(target), str(SOURCE)]
+    argv = [gcc, "-shared", "-fPIC", "-O1", "-Wall", "-Wextra", "-Werror", "-o", str(target), str(SOURCE)]
     done = subprocess.run(argv, capture_output=True, text=True, check=False)
     if "No such file or directory" in done.stderr and ".h" in done.stderr:
-        pytest.skip("no C headers here: the fake NVIDIA driver is compiled (apt-get install libc6-dev)")
+        lacks(["the headers of C"], "libc6-dev")
     assert done.returncode == 0, done.stderr
     return folder
 

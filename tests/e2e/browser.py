@@ -1,12 +1,11 @@
 """Debian's Chromium on the pages of a Prefect server."""
 
 from collections.abc import Iterator
-from shutil import which
 
 import pytest
 from playwright.sync_api import Locator, Page, expect, sync_playwright
+from programs import needed
 
-CHROMIUM = which("chromium")
 SWITCHES = [
     "--no-sandbox",
     "--disable-gpu",
@@ -23,10 +22,9 @@ PATIENCE = 30_000.0
 @pytest.fixture
 def page() -> Iterator[Page]:
     """An empty page in a browser of its own."""
-    if CHROMIUM is None:
-        pytest.skip("chromium is not installed: apt-get install chromium")
+    chromium = needed("chromium")
     with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=SWITCHES)
+        browser = playwright.chromium.launch(executable_path=chromium, args=SWITCHES)
         page = browser.new_page(viewport={"width": 1280, "height": 800})
         page.set_default_timeout(PATIENCE)
         yield page

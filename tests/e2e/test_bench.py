@@ -14,8 +14,6 @@ import psutil
 import pytest
 from e2e.world import World, until
 
-pytestmark = pytest.mark.e2e
-
 SCRIPT = Path(__file__).parents[2] / "bench" / "throughput.py"
 COUNT = 16
 LABELS = {

@@ -2,25 +2,14 @@
 
 import signal
 
-import pytest
 from e2e.world import PATIENCE, World, until
-
-pytestmark = pytest.mark.e2e
-
-
-def git(world: World, *words: str) -> str:
-    who = ("-c", "user.name=ann", "-c", "user.email=ann@example.org")
-    done = world.run("git", "-C", world.folder, *who, *words)
-    assert done.code == 0, done.err
-    return done.out.strip()
+from repository import git, head, repository
 
 
 def test_changes_stop_the_full_phase_until_they_are_committed(world: World) -> None:
-    git(world, "init", "-q")
     (world.folder / "train.sh").write_text("echo final/x=$1\n")
     spec = world.spec(command="sh train.sh {method}")
-    git(world, "add", "train.sh")
-    git(world, "commit", "-qm", "first")
+    repository(world.folder, "train.sh")
     (world.folder / "train.sh").write_text("echo final/x=$(($1 * 10))\n")
 
     done = world.campaign("run", spec, "--approve", "CONTINUE", "--by", "me", code=2)
@@ -35,12 +24,12 @@ def test_changes_stop_the_full_phase_until_they_are_committed(world: World) -> N
     synthesis = (world.home / "campaigns" / "tiny" / "results" / "pilot_synthesis.md").read_text()
     assert "local changes in train.sh" in synthesis
 
-    git(world, "commit", "-qam", "tenfold")
+    git(world.folder, "commit", "-qam", "tenfold")
     done = world.campaign("resume", "tiny")
     assert "campaign tiny: completed" in done.out
     assert len(world.gates()) == 1
     assert world.states("full") == ["done", "done"]
-    commit = git(world, "rev-parse", "HEAD")
+    commit = head(world.folder)
     report = (world.home / "campaigns" / "tiny" / "results" / "report.md").read_text()
     assert f"{commit}, approved at " in report
     recorded = {(r["git_commit"] == commit, r["git_commit"].endswith("-dirty")) for r in world.rows(FULL_COMMITS)}
@@ -48,10 +37,8 @@ def test_changes_stop_the_full_phase_until_they_are_committed(world: World) -> N
 
 
 def test_allowed_by_the_spec_they_are_in_the_report(world: World) -> None:
-    git(world, "init", "-q")
     (world.folder / "train.sh").write_text("echo final/x=$1\n")
-    git(world, "add", "train.sh")
-    git(world, "commit", "-qm", "first")
+    repository(world.folder, "train.sh")
     (world.folder / "train.sh").write_text("echo final/x=$(($1 * 10))\n")
     policy = {"max_parallel": 2, "allow_dirty": True}
     spec = world.spec(command="sh train.sh {method}", policy=policy)
@@ -63,10 +50,8 @@ def test_allowed_by_the_spec_they_are_in_the_report(world: World) -> None:
 
 
 def test_a_resumed_full_phase_starts_nothing_from_changed_code(world: World) -> None:
-    git(world, "init", "-q")
     (world.folder / "train.sh").write_text("while [ $2 = 1 ] && ! [ -e go ]; do sleep 0.1; done; echo final/x=$1\n")
-    git(world, "add", "train.sh")
-    git(world, "commit", "-qm", "first")
+    repository(world.folder, "train.sh")
     spec = world.spec(
         command="sh train.sh {method} {wait}",
         args={"wait": 0},
@@ -90,10 +75,10 @@ def test_a_resumed_full_phase_starts_nothing_from_changed_code(world: World) -> 
     assert "the full phase runs from a commit" in ticked.out
     assert world.states("full") == ["done", "ready"]
 
-    git(world, "checkout", "-q", "train.sh")
+    git(world.folder, "checkout", "-q", "train.sh")
     assert "campaign tiny: completed" in world.campaign("resume", "tiny").out
     assert world.states("full") == ["done", "done"]
-    assert [r["git_commit"] for r in world.rows(FULL_COMMITS)] == [git(world, "rev-parse", "HEAD")] * 2
+    assert [r["git_commit"] for r in world.rows(FULL_COMMITS)] == [head(world.folder)] * 2
 
 
 FULL_COMMITS = """

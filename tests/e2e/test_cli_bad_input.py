@@ -6,8 +6,6 @@ from dataclasses import dataclass
 import pytest
 from e2e.world import World, free_port
 
-pytestmark = pytest.mark.e2e
-
 REGISTER = "import sys; from prefect_campaign.engine.setting import register; register('{}')"
 
 

@@ -7,10 +7,7 @@ from contextlib import closing, suppress
 from pathlib import Path
 from typing import NoReturn
 
-import pytest
 from e2e.world import World, reachable, until
-
-pytestmark = pytest.mark.e2e
 
 ALL_RESULTS = "exp_id,method,dataset,group,metric,seed,value,host,gpu,finished_at"
 EXPERIMENT_LOG = (

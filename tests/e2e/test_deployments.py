@@ -5,11 +5,8 @@ import shutil
 import signal
 from pathlib import Path
 
-import pytest
 from e2e.conftest import DEPLOYMENTS
 from e2e.world import BIN, World, until
-
-pytestmark = pytest.mark.e2e
 
 REPOSITORY = Path(__file__).parents[2]
 

@@ -4,10 +4,7 @@ import time
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-import pytest
 from e2e.world import Json, World, until
-
-pytestmark = pytest.mark.e2e
 
 SECONDS_OF_SILENCE = 6.0
 """How long is watched that nothing happens."""

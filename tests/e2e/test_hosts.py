@@ -9,8 +9,6 @@ from e2e.world import World
 from nvidia_smi_shim import shim
 from ssh_rig import Sshd, running
 
-pytestmark = pytest.mark.e2e
-
 SAVE = """
 from prefect_campaign.blocks.ssh import SshMachine
 SshMachine(name={name!r}, address="127.0.0.1", port={port}, key_file={key!r}, known_hosts={known!r},

@@ -6,7 +6,6 @@ import subprocess
 import sys
 from pathlib import Path
 
-import pytest
 from driver import Driver, gpus
 from e2e.browser import PATIENCE, page
 from e2e.world import PATIENCE as PATIENCE_SECONDS
@@ -14,8 +13,6 @@ from e2e.world import Json, World, until
 from playwright.sync_api import Locator, Page, expect
 
 __all__ = ["page"]
-
-pytestmark = pytest.mark.e2e
 
 TESTS = str(Path(__file__).parents[1])
 ASK = "from unit.alert_lab import ask, launching; ask(launching('{name}'))"
@@ -69,7 +66,6 @@ class TestServed:
         found = alert(served, "plain")
         assert (found["answer"], found["answered_by"]) == ("Pick another GPU", "Ann")
 
-    @pytest.mark.ui
     def test_a_person_follows_the_link_and_fills_in_the_form(self, served: World, page: Page, tmp_path: Path) -> None:
         expect.set_options(timeout=PATIENCE)
         one = asked(served, "linked")

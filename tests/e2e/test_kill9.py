@@ -9,10 +9,7 @@ from contextlib import suppress
 from pathlib import Path
 
 import psutil
-import pytest
 from e2e.world import Json, World, until
-
-pytestmark = pytest.mark.e2e
 
 PILOTS = ("p1_1_baseline_s0", "p1_2_main_s0", "p1_3_main_s0")
 FULL = ("1_baseline_s0", "2_main_s0", "3_main_s0")

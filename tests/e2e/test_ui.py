@@ -2,12 +2,9 @@
 
 from pathlib import Path
 
-import pytest
 from e2e.browser import PATIENCE, field, in_sight, page
 from e2e.world import World, until
 from playwright.sync_api import Page, expect
-
-pytestmark = [pytest.mark.e2e, pytest.mark.ui]
 
 __all__ = ["page"]
 

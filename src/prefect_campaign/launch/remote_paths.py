@@ -104,7 +104,7 @@ def mapped(texts: Mapping[Key, str], paths: Mapping[str, str]) -> dict[Key, str]
     Args:
         texts: anything -> text.
         paths: local path -> path on the host. The longest that fits is taken; a longer name that only begins with
-            it (``/work/run`` in ``/work/run2``) is left alone.
+            it (``/project/run`` in ``/project/run2``) is left alone.
     """
     if not paths:
         return dict(texts)

@@ -1,16 +1,11 @@
-"""`campaign gpus`: the picture at any width, the document for programs, and the verb as a process."""
+"""`campaign gpus`: the picture at any width and the document for programs."""
 
 import io
 import json
-import os
-import signal
-import socket
-import subprocess
-import sys
 from dataclasses import replace
 
 import pytest
-from driver import MISMATCH, gpus, uuid_of
+from driver import uuid_of
 from rich.console import Console
 from unit.ledger.ledger_data import register_demo
 
@@ -150,65 +145,3 @@ def test_without_a_ledger_there_are_no_leases_and_a_damaged_one_hides_no_gpus(ho
     monkeypatch.setattr(queries, "device_leases", damaged)
     assert device_leases() == {}
     assert "leases are not shown: ledger /x: cannot be read" in capsys.readouterr().err
-
-
-def campaign(*argv: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "prefect_campaign.cli.main", "gpus", *argv]
-    return subprocess.run(command, capture_output=True, text=True, check=False)
-
-
-def test_the_verb_shows_the_gpus_of_this_machine(home, driver):
-    driver.set(gpus(2, name="NVIDIA T4"))
-    driver.run(uuid_of(1), os.getpid(), 4096)
-    shown = campaign()
-    assert (shown.returncode, shown.stderr) == (0, "")
-    assert "T4" in row(shown.stdout, 0)
-    assert "4 GB" in row(shown.stdout, 1)
-    (host,) = json.loads(campaign("--json").stdout)["hosts"]
-    assert host["host"] == socket.gethostname()
-    assert [gpu["processes"][0]["pid"] for gpu in host["gpus"] if gpu["processes"]] == [os.getpid()]
-
-
-def test_the_verb_without_any_gpu_says_so_in_one_sentence(home, driver):
-    shown = campaign()
-    assert (shown.returncode, shown.stderr) == (0, "")
-    assert shown.stdout.count("no GPUs here") == 1
-
-
-def test_the_verb_says_what_is_wrong_with_the_driver(home, driver):
-    driver.fail(MISMATCH)
-    shown = campaign()
-    assert (shown.returncode, shown.stderr) == (0, "")
-    assert "differ in version" in shown.stdout
-
-
-def test_the_verb_refuses_a_campaign_that_is_not_there(home, driver):
-    refused = campaign("nobody")
-    assert refused.returncode == 2
-    assert "ledger" in refused.stderr
-    assert "Traceback" not in refused.stderr
-
-
-@pytest.mark.parametrize("argv", [["--watch"], ["--watch", "--json"]])
-def test_watching_follows_the_driver_and_ends_cleanly_with_ctrl_c(home, driver, argv):
-    driver.set(gpus(1))
-    command = [sys.executable, "-m", "prefect_campaign.cli.main", "gpus", *argv]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as watching:
-        first = "".join(watching.stdout.readline() for _ in range(1 if "--json" in argv else 3))
-        assert "00000000" in first
-        driver.set(gpus(2))
-        while "00000001" not in (line := watching.stdout.readline()):
-            assert line  # it ended
-        watching.send_signal(signal.SIGINT)
-        assert watching.wait(60) == 0
-        assert watching.stderr.read() == ""
-
-
-def test_whoever_reads_the_first_line_only_causes_no_traceback(home, driver):
-    driver.set(gpus(1))
-    command = [sys.executable, "-m", "prefect_campaign.cli.main", "gpus", "--watch", "--json"]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as watching:
-        assert json.loads(watching.stdout.readline())["hosts"]
-        watching.stdout.close()
-        assert watching.wait(60) == 0
-        assert watching.stderr.read() == ""

@@ -148,11 +148,3 @@ def test_rounding_stays_inside_the_range():
     low, high = 0.12345671, 0.12345674
     for trial in range(5):
         assert low <= ask({"x": Range(low=low, high=high)}, "RandomSampler", 0, [], trial)["x"] <= high
-
-
-def test_importing_the_module_does_not_import_optuna():
-    import subprocess
-    import sys
-
-    code = "import sys, prefect_campaign.decide.optuna_search; sys.exit('optuna' in sys.modules)"
-    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

@@ -6,10 +6,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from contract.engine.lab import campaign
 from contract.launchers import make_spec
 from hypothesis import given
 from hypothesis import strategies as st
-from unit.engine.lab import campaign
 
 from prefect_campaign.engine.telemetry import RECENT_SECONDS, Heard
 from prefect_campaign.engine.watching import Live, reason_to_stop

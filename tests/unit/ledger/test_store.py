@@ -1,9 +1,7 @@
-"""Opening a ledger: new, old, damaged, by several at once."""
+"""Opening a ledger: new, old, damaged."""
 
 import shutil
 import sqlite3
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -147,37 +145,6 @@ def test_a_failed_transaction_leaves_nothing(ledger: Ledger) -> None:
         fail()
     with ledger.read() as connection:
         assert connection.execute(text("SELECT COUNT(*) FROM alembic_version")).scalar() == 1
-
-
-OPEN = """
-import sys, time
-from prefect_campaign.ledger.location import Home
-from prefect_campaign.ledger.store import Ledger
-home = Home.locate().ensure()
-while time.time() < float(sys.argv[1]):
-    pass
-ledger = Ledger.open(home)
-from sqlalchemy import text
-with ledger.write() as connection:
-    connection.execute(text("INSERT INTO campaigns (name, round, status, reason, phase, stage, iteration, plan_hash, "
-        "spec, fence, waits, created_at, updated_at) "
-        "VALUES (:n, 1, 'open', '', 'pilot', 's', 1, 'h', '{}', 0, '', 0, 0)"),
-        {"n": sys.argv[2]})
-"""
-
-
-def test_several_processes_may_open_a_new_home_at_once(home: Home) -> None:
-    import time
-
-    start = str(time.time() + 3)
-    running = [
-        subprocess.Popen([sys.executable, "-c", OPEN, start, f"c{i}"], stderr=subprocess.PIPE, text=True)
-        for i in range(4)
-    ]
-    said = [process.communicate(timeout=60)[1] for process in running]
-    assert [process.returncode for process in running] == [0] * 4, "\n".join(said)
-    with Reader(home.ledger_url) as reader:
-        assert sorted(queries.campaign_names(reader)) == ["c0", "c1", "c2", "c3"]
 
 
 def test_a_path_with_odd_characters_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
