@@ -5,8 +5,8 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from unit.engine.lab import REPORT, Lab, campaign, tick_until, until
-from unit.engine.waiting_queue import HOST, WaitingQueue
+from contract.engine.lab import REPORT, Lab, campaign, tick_until, until
+from contract.engine.waiting_queue import HOST, WaitingQueue
 
 from prefect_campaign.engine import away
 from prefect_campaign.launch.fleet import Fleet
