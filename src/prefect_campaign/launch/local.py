@@ -20,7 +20,7 @@ from prefect_campaign.launch.identity import (
     processes_of,
 )
 from prefect_campaign.launch.inventory import GpuReader, shared_reader
-from prefect_campaign.launch.job_files import signal_of, write_script
+from prefect_campaign.launch.job_files import PASSING, signal_of, write_script
 from prefect_campaign.launch.process import Process, host_name, read_process
 from prefect_campaign.launch.record import take_record
 from prefect_campaign.launch.script import CLAIM_NAME, RECORD_NAME, SCRIPT_NAME, STDERR_NAME, STDOUT_NAME, job_script
@@ -31,11 +31,6 @@ from prefect_campaign.model.crash import crash_point
 from prefect_campaign.model.devices import HostView
 from prefect_campaign.model.errors import Refused, Transient, Unknown
 from prefect_campaign.model.records import AttemptSpec, Handle, Observation
-
-_PASSING = frozenset(
-    {errno.EAGAIN, errno.ENOMEM, errno.ENOSPC, errno.EDQUOT, errno.EMFILE, errno.ENFILE, errno.EIO, errno.ESTALE}
-)
-"""Errors of the machine, not of the spec: they may be over at the next try."""
 
 _UNSEEN_SECONDS = 10.0
 
@@ -204,7 +199,7 @@ class LocalLauncher:
             write_script(path, script)
             child, pid = _spawn(path) if not self._tmux else (None, tmux_jobs.start(spec.token, run_dir))
         except OSError as error:
-            kind = Transient if error.errno in _PASSING else Refused
+            kind = Transient if error.errno in PASSING else Refused
             raise kind(f"{spec.token}: cannot be started in {run_dir}: {error.strerror or error}") from error
         crash_point("job_spawned")
         _left_children[:] = [left for left in _left_children if left.poll() is None]
