@@ -4,9 +4,7 @@ import asyncio
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
-from functools import partial
 from typing import Any, TypeVar
 
 from prefect_campaign.launch.docker_container import TOKEN
@@ -38,15 +36,32 @@ class DockerEngine:
         self._client: Any = None
         self._making = threading.Lock()
         self._facts: tuple[float, Engine] | None = None
-        self._threads = ThreadPoolExecutor(_THREADS, thread_name_prefix="docker")
+        self._busy = threading.BoundedSemaphore(_THREADS)
 
     async def beside(self, call: Callable[..., T], *args: Any, **named: Any) -> T:
-        """Run a blocking call in one of the engine's own threads, so that a stuck engine blocks nothing else."""
-        return await asyncio.get_running_loop().run_in_executor(self._threads, partial(call, *args, **named))
+        """Run a blocking call in a thread that nobody waits for at the end: a stuck engine blocks nothing else."""
+        loop = asyncio.get_running_loop()
+        done: asyncio.Future[T] = loop.create_future()
+
+        def tell(result: T | None, error: Exception | None) -> None:
+            if not done.done():
+                done.set_exception(error) if error else done.set_result(result)  # type: ignore[arg-type]
+
+        def run() -> None:
+            result, error = None, None
+            with self._busy:
+                try:
+                    result = call(*args, **named)
+                except Exception as found:
+                    error = found
+            with suppress(RuntimeError):  # the loop is closed
+                loop.call_soon_threadsafe(tell, result, error)
+
+        threading.Thread(target=run, name="docker", daemon=True).start()
+        return await done
 
     def close(self) -> None:
         """Let go of the connections; calls under way come to their own end."""
-        self._threads.shutdown(wait=False, cancel_futures=True)
         with suppress(Exception):
             if self._client is not None:
                 self._client.close()

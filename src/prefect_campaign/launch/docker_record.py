@@ -13,10 +13,9 @@ from typing import Any
 
 from prefect_campaign.launch.docker_engine import DockerEngine, is_alive
 from prefect_campaign.launch.docker_settings import DOCKER
-from prefect_campaign.launch.script import SCRIPT_NAME
+from prefect_campaign.launch.script import CONTAINER_NAME, SCRIPT_NAME
 from prefect_campaign.model.records import Handle
 
-CONTAINER_NAME = "container.json"
 CONTAINER_LOG = "container.log"
 
 _LOG_BYTES = 1 << 20

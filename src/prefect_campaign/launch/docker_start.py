@@ -72,6 +72,7 @@ def find_container(engine: DockerEngine, spec: AttemptSpec, host: str) -> Handle
 
     Raises:
         Transient: the engine cannot be asked, so that nothing is known.
+        Unknown: another launcher started it.
     """
     facts = engine.engine()
     for name in container_names(spec):
@@ -84,7 +85,10 @@ def find_container(engine: DockerEngine, spec: AttemptSpec, host: str) -> Handle
     run_dir = Path(spec.run_dir)
     known = read_container(run_dir)
     ran = known.end is not None and known.end.status != "created"
-    if ran or (run_dir / CLAIM_NAME).exists() or (run_dir / RECORD_NAME).exists():
+    recorded = (run_dir / RECORD_NAME).exists()
+    if ran or recorded or (run_dir / CLAIM_NAME).exists():
+        if known.handle is None and not recorded:
+            raise Unknown(f"{spec.token}: {run_dir} is claimed, but by no container; name the launcher that started it")
         return known.handle or Handle(DOCKER, host, "", {"engine": facts.id})
     drop_secrets(secrets_folder(spec.token, spec.run_dir))
     return None

@@ -16,6 +16,7 @@ from prefect_campaign.launch.identity import (
     elsewhere,
     find_leader,
     handle_of,
+    in_container,
     living_leader,
     processes_of,
 )
@@ -123,7 +124,11 @@ class LocalLauncher:
         return self._start(spec, job_script(spec))
 
     async def find(self, spec: AttemptSpec) -> Handle | None:
-        """The job of this attempt by what it left in its run dir, or else by its command line."""
+        """The job of this attempt by what it left in its run dir, or else by its command line.
+
+        Raises:
+            Unknown: it was put into a container, which is not for this launcher to see.
+        """
         followed = self._followed.get(spec.token)
         if followed is not None or spec.token in self._started:
             return followed.handle if followed else self._started[spec.token]
@@ -131,6 +136,8 @@ class LocalLauncher:
         if leader is not None:
             return self._handle(spec, leader.pid, leader.start_ticks)
         run_dir = Path(spec.run_dir)
+        if in_container(spec) and not (run_dir / RECORD_NAME).exists():
+            raise Unknown(f"{spec.token}: may run in a container; name its launcher in the campaign again")
         if (run_dir / CLAIM_NAME).exists() or (run_dir / RECORD_NAME).exists():
             return handle_of(claimed_pid(spec), None)
         return None
@@ -146,7 +153,7 @@ class LocalLauncher:
             Transient: some process outlived KILL, or the job runs on another machine.
         """
         if elsewhere(handle):
-            raise Transient(f"{spec.token}: runs on host {handle.host}; cancel it from there")
+            raise Transient(f"{spec.token}: runs by launcher {handle.launcher} on host {handle.host}; cancel it there")
         leader = living_leader(spec, handle)
 
         def scan(known: Collection[int]) -> list[Process]:
@@ -294,7 +301,8 @@ def _observe(spec: AttemptSpec, handle: Handle) -> Observation:
             if living_checked:
                 break
             if elsewhere(handle):
-                return Observation("unreachable", started_at=started_at, detail=f"runs on host {handle.host}")
+                detail = f"runs by launcher {handle.launcher} on host {handle.host}"
+                return Observation("unreachable", started_at=started_at, detail=detail)
             living = living_leader(spec, handle)
             rest = [] if living else processes_of(spec, handle)
             if rest:
