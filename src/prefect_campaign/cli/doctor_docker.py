@@ -1,4 +1,4 @@
-"""What `campaign doctor` says of a Docker engine: is it there, has it the image, can it limit and give what is asked."""
+"""What `campaign doctor` says of a Docker engine: is it there, has it the image, can it do what is asked."""
 
 import os
 
@@ -42,13 +42,14 @@ def _asked(group: str, docker: DockerEngine, settings: DockerSettings) -> tuple[
     else:
         text = f"image {settings.image} is not there; it is pulled when the first experiment starts"
         found.append(Finding(group, NOTE, text, f"docker pull {settings.image}, to have that done"))
-    for source in settings.data:
-        if not os.path.exists(source):
-            found.append(Finding(group, BAD, f"data {source} is not on this machine", "correct `data` of the block"))
-    for name in settings.secrets:
-        if name not in os.environ:
-            text = f"secret {name} is not set in this environment; experiments are refused without it"
-            found.append(Finding(group, WARN, text, "export it where the campaign runs"))
+    absent = [source for source in settings.data if not os.path.exists(source)]
+    found += [
+        Finding(group, BAD, f"data {one} is not on this machine", "correct `data` of the block") for one in absent
+    ]
+    unset = ", ".join(name for name in settings.secrets if name not in os.environ)
+    if unset:
+        text = f"not set in this environment: {unset}; experiments are refused without"
+        found.append(Finding(group, WARN, text, "export it where the campaign runs"))
     if settings.disk_mb and not engine.limits_disk:
         text = f"`disk_mb` has no effect: storage driver {engine.storage} on {engine.backing or '?'} limits no disk"
         found.append(Finding(group, WARN, text, "take it off the block, or use overlay2 on xfs with pquota"))
