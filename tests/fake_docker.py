@@ -173,6 +173,10 @@ class FakeEngine:
             self.containers[number] = made
             return made
 
+    def stranger(self, name: str) -> Container:
+        """A container of somebody else."""
+        return self.create(name, {"Image": next(iter(self.images)), "Labels": {}, "HostConfig": {"Mounts": []}})
+
     def run(self, one: Container) -> None:
         argv = [*one.config["Entrypoint"], *one.config["Cmd"]]
         for mount in one.config["HostConfig"]["Mounts"]:
@@ -188,8 +192,9 @@ class FakeEngine:
         threading.Thread(target=self._reap, args=(one,), daemon=True).start()
 
     def signal(self, one: Container, number: int) -> None:
-        """As to the first process of a container: KILL ends them all."""
-        for pid in one.processes() if number == signal.SIGKILL else [one.process.pid] if one.process else []:
+        """As to the first process of a container: KILL ends them all, and none sees another's end."""
+        first = [one.process.pid] if one.process else []
+        for pid in [*first, *(one.processes() - set(first) if number == signal.SIGKILL else [])]:
             with suppress(OSError):
                 os.kill(pid, number)
 

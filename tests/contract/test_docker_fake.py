@@ -1,7 +1,6 @@
 """The launcher contract over a programmable Docker engine, by itself and with the local launcher behind it."""
 
 from collections.abc import Callable, Iterator
-from pathlib import Path
 
 import pytest
 from contract.launcher_contract import LauncherContract
@@ -11,12 +10,6 @@ from fake_docker import FakeEngine
 from prefect_campaign.launch.docker import DockerLauncher
 from prefect_campaign.launch.either import Either
 from prefect_campaign.launch.local import LocalLauncher
-
-
-@pytest.fixture
-def lab(fake_docker: FakeEngine, tmp_path: Path) -> Iterator[Lab]:
-    with Lab(fake_docker.url, tmp_path).open() as opened:
-        yield opened
 
 
 class TestDockerLauncherOverAFake(LauncherContract):

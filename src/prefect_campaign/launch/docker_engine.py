@@ -98,7 +98,8 @@ class DockerEngine:
     def ours(self, labels: Sequence[str] = (TOKEN,)) -> list[dict[str, Any]]:
         """All containers with these labels (``name`` or ``name=value``), running or not, in one request."""
         with self._asking("its containers"):
-            return list(self._api().containers(all=True, filters={"label": list(labels)}))
+            found = self._api().containers(all=True, filters={"label": list(labels)})
+            return [one for one in found if isinstance(one, dict) and "Id" in one]
 
     def inspect(self, container: str) -> dict[str, Any] | None:
         """All about a container, by id or name; None if the engine says that there is none."""
