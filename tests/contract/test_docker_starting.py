@@ -4,8 +4,8 @@ import asyncio
 from pathlib import Path
 
 import pytest
-from contract.docker_faults import RUNS, container_json, go_on
-from contract.launchers import make_spec, see
+from contract.docker_faults import RUNS, container_json, go_on, runs
+from contract.launchers import make_spec, see, wait_until
 from docker_lab import Lab
 
 from prefect_campaign.launch import docker as launching
@@ -118,7 +118,7 @@ async def test_a_registry_that_cannot_be_reached_is_transient(lab, fake_docker, 
 
 async def test_a_container_of_this_attempt_that_is_there_is_adopted(lab, launcher, fake_docker, spec):
     handle = await lab.launcher().submit(spec)
-    (Path(spec.run_dir) / "claim" / "pid").unlink(missing_ok=True)
+    await wait_until(lambda: runs(lab.folder))
     (Path(spec.run_dir) / "claim").rename(lab.folder / "claim")  # as if it had not got so far
     with pytest.raises(Unknown, match="has a container already"):
         await launcher.submit(spec)

@@ -19,9 +19,10 @@ _NOTHING_SENT = re.compile(
 _NOT_THE_SPEC = re.compile(r"no space left|cannot allocate memory|resource temporarily unavailable|too many open files")
 _THE_SPEC = re.compile(
     r"executable file not found|no such file or directory|not a directory|invalid mount|bind source path does not exist"
-    r"|storage-opt|network \S+ not found|exec format error|permission denied|invalid|unable to find user",
+    r"|storage-opt|exec format error|permission denied|invalid|unable to find user",
     re.IGNORECASE,
 )
+_NO_NETWORK = re.compile(r"network .* not found")
 _LONGEST = 300
 
 
@@ -47,7 +48,7 @@ def translated(error: Exception, where: str, doing: str, *, acting: bool) -> Cam
     from requests.exceptions import Timeout
 
     said = explanation(error)
-    if isinstance(error, NotFound):
+    if isinstance(error, NotFound) and not _NO_NETWORK.search(said):
         return NotThere(f"{doing}: {said}")
     if isinstance(error, APIError):
         return _answered(error, doing, said)
