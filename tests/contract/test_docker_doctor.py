@@ -4,6 +4,7 @@ from typing import Any
 
 import pytest
 from docker_lab import BUSYBOX
+from driver import Driver, gpus
 from fake_docker import FakeEngine
 
 from prefect_campaign.cli import doctor_machines
@@ -56,8 +57,8 @@ async def test_what_will_not_work_is_told_with_what_to_do(
     assert do in told
 
 
-async def test_gpus_that_the_engine_may_not_give(fake_docker: FakeEngine, new_driver: Any) -> None:
-    new_driver()
+async def test_gpus_that_the_engine_may_not_give(fake_docker: FakeEngine, driver: Driver) -> None:
+    driver.set(gpus(2))
     assert "names no NVIDIA runtime" in texts(await found(fake_docker), WARN)
     fake_docker.info["Runtimes"] = {"runc": {}, "nvidia": {}}
     assert "NVIDIA runtime" not in texts(await found(fake_docker), WARN)
