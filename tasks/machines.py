@@ -5,16 +5,21 @@ from typing import Protocol, cast
 
 from prefect.blocks.core import Block
 
+from prefect_campaign.launch.docker import DockerLauncher
+from prefect_campaign.launch.docker_settings import Scope
+from prefect_campaign.launch.either import Either
 from prefect_campaign.launch.fleet import Fleet
 from prefect_campaign.launch.local import LocalLauncher
 from prefect_campaign.launch.process import host_name
 from prefect_campaign.launch.protocol import Launcher
+from prefect_campaign.ledger.location import Home
 from prefect_campaign.model.errors import Refused
 from prefect_campaign.model.spec import Campaign
 
 BLOCKS = {
     "local": ("machines", "LocalMachine"),
     "ssh": ("ssh", "SshMachine"),
+    "docker": ("docker", "DockerMachine"),
 }
 """What stands before the slash of a `launcher` entry -> module and class of its block."""
 
@@ -34,17 +39,23 @@ class MachineBlock(Protocol):
 async def launcher_of(campaign: Campaign) -> Launcher:
     """The launcher for the machines that the spec names.
 
+    Two entries of different kinds for one machine, such as ``[docker/torch, local]``, are an order of preference.
+
     Raises:
-        Refused: there is no such block, or two of them mean one machine.
+        Refused: there is no such block, or two of one kind mean one machine.
     """
-    members: dict[str, Launcher] = {}
+    members: dict[str, list[Launcher]] = {}
     for named in campaign.launcher:
         host, launcher = await _machine(named)
-        if host in members:
+        if isinstance(launcher, DockerLauncher):
+            launcher.scope = Scope(campaign.name, Home.locate().ledger_id)
+        others = members.setdefault(host, [])
+        if any(launcher.name == other.name for other in others):
             raise Refused(f"launcher: {named!r} is host {host!r}, which is there already; name each machine once")
-        members[host] = launcher
-    only = next(iter(members.values()))
-    return only if len(members) == 1 and isinstance(only, LocalLauncher) else Fleet(members)
+        others.append(launcher)
+    fleet = {host: some[0] if len(some) == 1 else Either(some) for host, some in members.items()}
+    only = next(iter(fleet.values()))
+    return only if len(fleet) == 1 and isinstance(only, LocalLauncher) else Fleet(fleet)
 
 
 async def _machine(named: str) -> tuple[str, Launcher]:
@@ -52,7 +63,11 @@ async def _machine(named: str) -> tuple[str, Launcher]:
     if not name:
         return host_name(), LocalLauncher()
     module, block = BLOCKS[kind]
-    there = await _loaded(getattr(import_module(f"prefect_campaign.blocks.{module}"), block), name)
+    try:
+        found = getattr(import_module(f"prefect_campaign.blocks.{module}"), block)
+    except ModuleNotFoundError as error:
+        raise Refused(f"launcher: {named!r} needs {error.name}; pip install 'prefect-campaign[{kind}]'") from None
+    there = await _loaded(found, name)
     return there.host_name(), there.launcher()
 
 

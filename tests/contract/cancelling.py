@@ -2,7 +2,7 @@
 
 import asyncio
 
-from contract.launchers import PATIENCE, LauncherTests, process_runs, run_to_end, see, wait_until
+from contract.launchers import PATIENCE, LauncherTests, run_to_end, see, wait_until
 
 
 class CancellingContract(LauncherTests):
@@ -78,4 +78,4 @@ class CancellingContract(LauncherTests):
             await wait_until(lambda path=path: path.exists() and path.read_text().strip(), name)
             pids[name] = int(path.read_text())
         await launcher.cancel(spec, handle, grace_seconds=0.2)
-        assert [name for name, pid in pids.items() if process_runs(pid)] == []
+        assert [name for name, pid in pids.items() if self.job_process_runs(spec, pid)] == []

@@ -69,6 +69,10 @@ class LauncherTests:
     def new_launcher(self) -> Callable[[], Launcher]:
         raise NotImplementedError
 
+    def job_process_runs(self, spec: AttemptSpec, pid: int) -> bool:
+        """Whether a process of the job lives, by its number as the job itself saw it."""
+        return process_runs(pid)
+
     @pytest.fixture
     def launcher(self, new_launcher: Callable[[], Launcher]) -> Launcher:
         return new_launcher()

@@ -92,7 +92,7 @@ async def _prefect_and_machines(home: Home, campaign: Campaign | None) -> list[F
     looks = (limited(f"Machine {one.launcher}", one.launcher, doctor_machines.machine(one)) for one in known)
     found += [one for some in await asyncio.gather(*looks) for one in some]
     if not known and not named:
-        found.append(Finding(MACHINES, NOTE, "only this one; others are Prefect blocks (local/NAME, ssh/NAME)"))
+        found.append(Finding(MACHINES, NOTE, "only this one; others are Prefect blocks (ssh/NAME, docker/NAME, ...)"))
     return found
 
 
@@ -100,8 +100,9 @@ def _missing(name: str, url: str | None) -> Finding:
     if url is None:
         do = "set PREFECT_API_URL, or start the embedded server with `campaign up`"
         return Finding(f"Machine {name}", WARN, "cannot be looked up: its block is kept by a Prefect server", do)
-    kind = "SshMachine" if name.startswith("ssh/") else "LocalMachine"
-    do = f"save one: prefect_campaign.blocks.{'ssh' if kind == 'SshMachine' else 'machines'}.{kind}(...).save(...)"
+    blocks = {"local": "machines.LocalMachine", "ssh": "ssh.SshMachine", "docker": "docker.DockerMachine"}
+    kind = blocks[name.partition("/")[0]]
+    do = f"save one: prefect_campaign.blocks.{kind}(...).save(...)"
     return Finding(f"Machine {name}", BAD, f"the Prefect server has no such block, and {url} is asked", do)
 
 

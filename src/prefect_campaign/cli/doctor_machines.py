@@ -27,7 +27,7 @@ async def machine(block: Block) -> list[Finding]:
     """One machine that a block names."""
     group = f"Machine {block.launcher}"
     try:
-        return await (_ssh(group, block.data) if block.launcher.startswith("ssh/") else _local(group, block.data))
+        return await _KINDS[block.launcher.partition("/")[0]](group, block.data)
     except CampaignError as error:
         return [of_error(group, "its block cannot be used", error, otherwise="correct the block")]
     except ValueError as error:  # saved by another release, or by hand
@@ -39,6 +39,17 @@ async def _local(group: str, data: dict[str, Any]) -> list[Finding]:
 
     findings, view = await local(LocalMachine.model_validate(data).launcher(), group)
     return [Finding(group, GOOD, f"this machine, {view.slots} slots"), *findings]
+
+
+async def _docker(group: str, data: dict[str, Any]) -> list[Finding]:
+    try:
+        from prefect_campaign.blocks.docker import DockerMachine
+    except ModuleNotFoundError as error:
+        return [Finding(group, BAD, f"{error.name} is not installed", "pip install 'prefect-campaign[docker]'")]
+    from prefect_campaign.cli.doctor_docker import engine_findings
+
+    found, view = await engine_findings(group, DockerMachine.model_validate(data).settings())
+    return found + (_gpus(group, view) if view else [])
 
 
 async def _ssh(group: str, data: dict[str, Any]) -> list[Finding]:
@@ -123,6 +134,9 @@ def models(gpus: Sequence[Gpu]) -> str:
         f"{len(some)} x {name} ({gb(total)} each, {gb(sum(g.free_mb for g in some))} free in all)"
         for (name, total), some in kinds.items()
     )
+
+
+_KINDS = {"local": _local, "ssh": _ssh, "docker": _docker}
 
 
 def _first_line(error: ValueError) -> str:

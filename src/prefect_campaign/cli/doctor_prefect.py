@@ -11,7 +11,12 @@ from prefect_campaign.ledger.location import Home
 
 PREFECT = "Prefect server"
 SERVED = ("campaign/pilot", "campaign/full", "intervene/answer", "monitor/monitor")
-SSH_TYPE, LOCAL_TYPE = "campaign-ssh-machine", "campaign-local-machine"
+MACHINE_TYPES = {
+    "campaign-local-machine": "local",
+    "campaign-ssh-machine": "ssh",
+    "campaign-docker-machine": "docker",
+}
+"""Type of a block -> what stands before the slash in specs."""
 
 
 @dataclass(frozen=True)
@@ -45,7 +50,7 @@ async def blocks(url: str) -> list[Block]:
     async with _client(url) as client:
         found = [
             Block(f"{prefix}/{document.name}", dict(document.data))
-            for kind, prefix in ((LOCAL_TYPE, "local"), (SSH_TYPE, "ssh"))
+            for kind, prefix in MACHINE_TYPES.items()
             for document in await _of_type(client, kind)
         ]
     return sorted(found, key=lambda one: one.launcher)

@@ -12,6 +12,7 @@ from prefect_campaign.engine.hold import Hold
 from prefect_campaign.engine.telemetry import Heard
 from prefect_campaign.engine.watching import Live, Watch
 from prefect_campaign.launch.fleet import Fleet
+from prefect_campaign.launch.identity import LOCAL
 from prefect_campaign.launch.process import host_name
 from prefect_campaign.launch.protocol import Launcher, Queue
 from prefect_campaign.ledger.alerts import add_alert
@@ -52,7 +53,7 @@ class Turn:
 
 
 class Away:
-    """Follows the jobs of one dispatcher that are not on this machine.
+    """Follows the jobs of one dispatcher that are not processes of this machine, whose ends it sees by itself.
 
     Args:
         hold: the campaign.
@@ -74,7 +75,7 @@ class Away:
 
     def look(self, now: float) -> None:
         """See beside everything else how jobs elsewhere are."""
-        remote = [v for v in self._watch.live.values() if v.handle.host != host_name()]
+        remote = [v for v in self._watch.live.values() if v.handle.launcher != LOCAL]
         if remote and self._poll is None and now >= self._next_poll:
             self._next_poll = now + POLL_SECONDS
             for host, queue in self._queues.items():
@@ -164,12 +165,13 @@ class Away:
 
 def _host_turn(live: Live, one: Observation) -> Turn | None:
     """A host that does not answer; its jobs may run on."""
-    host = live.handle.host
+    here = live.handle.host == host_name()
+    what = f"{live.handle.launcher} on this machine" if here else f"host {live.handle.host}"
     if live.away_since is None and live.reach.away:
         why = f" ({printable(one.detail)[:MOST_WORDS]})" if one.detail else ""
-        return Turn(live, ExperimentState.ON_HOLD, f"host {host} does not answer{why}; the job may run on")
+        return Turn(live, ExperimentState.ON_HOLD, f"{what} does not answer{why}; the job may run on")
     if live.away_since is not None and not live.reach.missed_in_a_row:
-        return Turn(live, ExperimentState.RUNNING, "its host answers again")
+        return Turn(live, ExperimentState.RUNNING, f"{what if here else 'its host'} answers again")
     return None
 
 

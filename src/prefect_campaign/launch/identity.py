@@ -14,7 +14,7 @@ from prefect_campaign.launch.process import (
     read_process,
     with_descendants,
 )
-from prefect_campaign.launch.script import CLAIM_NAME, SCRIPT_NAME
+from prefect_campaign.launch.script import CLAIM_NAME, CONTAINER_NAME, SCRIPT_NAME
 from prefect_campaign.model.records import AttemptSpec, Handle
 
 LOCAL = "local"
@@ -28,7 +28,9 @@ def handle_of(pid: int | None, start_ticks: int | None) -> Handle:
 
 
 def elsewhere(handle: Handle) -> bool:
-    """Whether the job is on another machine. Another boot of the same one is not: there, nothing lives on."""
+    """Whether the job is another launcher's, or on another machine; not after another boot, when nothing lives on."""
+    if handle.launcher != LOCAL:
+        return True
     return handle.detail.get("boot_id") != boot_id() and handle.host != host_name()
 
 
@@ -68,6 +70,11 @@ def claimed_pid(spec: AttemptSpec) -> int | None:
     except (FileNotFoundError, NotADirectoryError):
         return None
     return int(text) if text.isdecimal() and len(text) < 10 else None
+
+
+def in_container(spec: AttemptSpec) -> bool:
+    """Whether the Docker launcher had it in its hands, whose processes have other numbers here."""
+    return (Path(spec.run_dir) / CONTAINER_NAME).exists()
 
 
 def processes_of(spec: AttemptSpec, handle: Handle, known: Collection[int] = ()) -> list[Process]:

@@ -1,8 +1,14 @@
 """Small things about a job's files that launchers share."""
 
+import errno
 import os
 import signal
 from pathlib import Path
+
+PASSING = frozenset(
+    {errno.EAGAIN, errno.ENOMEM, errno.ENOSPC, errno.EDQUOT, errno.EMFILE, errno.ENFILE, errno.EIO, errno.ESTALE}
+)
+"""Errors of the machine, not of the spec: they may be over at the next try."""
 
 
 def write_script(path: Path, script: str) -> None:

@@ -16,11 +16,12 @@ from prefect_campaign.launch.identity import (
     elsewhere,
     find_leader,
     handle_of,
+    in_container,
     living_leader,
     processes_of,
 )
 from prefect_campaign.launch.inventory import GpuReader, shared_reader
-from prefect_campaign.launch.job_files import signal_of, write_script
+from prefect_campaign.launch.job_files import PASSING, signal_of, write_script
 from prefect_campaign.launch.process import Process, host_name, read_process
 from prefect_campaign.launch.record import take_record
 from prefect_campaign.launch.script import CLAIM_NAME, RECORD_NAME, SCRIPT_NAME, STDERR_NAME, STDOUT_NAME, job_script
@@ -31,11 +32,6 @@ from prefect_campaign.model.crash import crash_point
 from prefect_campaign.model.devices import HostView
 from prefect_campaign.model.errors import Refused, Transient, Unknown
 from prefect_campaign.model.records import AttemptSpec, Handle, Observation
-
-_PASSING = frozenset(
-    {errno.EAGAIN, errno.ENOMEM, errno.ENOSPC, errno.EDQUOT, errno.EMFILE, errno.ENFILE, errno.EIO, errno.ESTALE}
-)
-"""Errors of the machine, not of the spec: they may be over at the next try."""
 
 _UNSEEN_SECONDS = 10.0
 
@@ -128,7 +124,11 @@ class LocalLauncher:
         return self._start(spec, job_script(spec))
 
     async def find(self, spec: AttemptSpec) -> Handle | None:
-        """The job of this attempt by what it left in its run dir, or else by its command line."""
+        """The job of this attempt by what it left in its run dir, or else by its command line.
+
+        Raises:
+            Unknown: it was put into a container, which is not for this launcher to see.
+        """
         followed = self._followed.get(spec.token)
         if followed is not None or spec.token in self._started:
             return followed.handle if followed else self._started[spec.token]
@@ -136,6 +136,8 @@ class LocalLauncher:
         if leader is not None:
             return self._handle(spec, leader.pid, leader.start_ticks)
         run_dir = Path(spec.run_dir)
+        if in_container(spec) and not (run_dir / RECORD_NAME).exists():
+            raise Unknown(f"{spec.token}: may run in a container; name its launcher in the campaign again")
         if (run_dir / CLAIM_NAME).exists() or (run_dir / RECORD_NAME).exists():
             return handle_of(claimed_pid(spec), None)
         return None
@@ -151,7 +153,7 @@ class LocalLauncher:
             Transient: some process outlived KILL, or the job runs on another machine.
         """
         if elsewhere(handle):
-            raise Transient(f"{spec.token}: runs on host {handle.host}; cancel it from there")
+            raise Transient(f"{spec.token}: runs by launcher {handle.launcher} on host {handle.host}; cancel it there")
         leader = living_leader(spec, handle)
 
         def scan(known: Collection[int]) -> list[Process]:
@@ -204,7 +206,7 @@ class LocalLauncher:
             write_script(path, script)
             child, pid = _spawn(path) if not self._tmux else (None, tmux_jobs.start(spec.token, run_dir))
         except OSError as error:
-            kind = Transient if error.errno in _PASSING else Refused
+            kind = Transient if error.errno in PASSING else Refused
             raise kind(f"{spec.token}: cannot be started in {run_dir}: {error.strerror or error}") from error
         crash_point("job_spawned")
         _left_children[:] = [left for left in _left_children if left.poll() is None]
@@ -299,7 +301,8 @@ def _observe(spec: AttemptSpec, handle: Handle) -> Observation:
             if living_checked:
                 break
             if elsewhere(handle):
-                return Observation("unreachable", started_at=started_at, detail=f"runs on host {handle.host}")
+                detail = f"runs by launcher {handle.launcher} on host {handle.host}"
+                return Observation("unreachable", started_at=started_at, detail=detail)
             living = living_leader(spec, handle)
             rest = [] if living else processes_of(spec, handle)
             if rest:

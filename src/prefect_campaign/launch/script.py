@@ -18,6 +18,8 @@ CLAIM_NAME = "claim"
 RECORD_NAME = "status.json"
 STDOUT_NAME = "stdout.log"
 STDERR_NAME = "stderr.log"
+CONTAINER_NAME = "container.json"
+"""What the Docker launcher notes of the container, before it is started."""
 
 _LONGEST_STRING = 131_071
 """Bytes. Linux's MAX_ARG_STRLEN without the final NUL: one argument or NAME=value may not be longer."""

@@ -1,5 +1,6 @@
 """Where everything of a user lives. Light on imports: `campaign status` starts here."""
 
+import hashlib
 import os
 import re
 import tempfile
@@ -32,6 +33,15 @@ class Home:
         """Where the user's own skills are, if there are any; they win over the shipped ones by name."""
         folder = self.path / "skills"
         return [folder] if folder.is_dir() else []
+
+    @property
+    def ledger_id(self) -> str:
+        """Stands for the ledger in the world outside, e.g. on containers: equal for all who use it, and no secret."""
+        url = self.ledger_url
+        scheme, _, rest = url.partition("://")
+        server, slash, path = rest.partition("/")
+        where = f"{scheme.partition('+')[0]}://{server.rpartition('@')[2]}{slash}{path.partition('?')[0]}"
+        return hashlib.sha256(where.encode("utf-8", "surrogateescape")).hexdigest()[:16]
 
     def _of(self, campaign: str, round_: int) -> Path:
         return self.path / "campaigns" / (campaign if round_ == 1 else f"{campaign}.r{round_}")

@@ -20,7 +20,7 @@ RESERVED_FIELDS = frozenset({"seed", "run_dir", "checkpoint_dir", "exp_id", "att
 
 
 ENV_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
-MACHINES = ("local", "ssh")
+MACHINES = ("local", "ssh", "docker")
 """What may stand before the slash of a `launcher` entry."""
 LAUNCHER = re.compile(rf"local|({'|'.join(MACHINES)})/[a-z0-9-]+")
 
@@ -203,7 +203,8 @@ class Campaign(Model):
     launcher: list[str] = Field(
         default=["local"],
         min_length=1,
-        description=f"Machines that may be used: local, or {'/<block>, '.join(MACHINES)}/<block>, a Prefect block.",
+        description=f"Machines that may be used: local, or {'/<block>, '.join(MACHINES)}/<block>, a Prefect block. "
+        "Several for one machine, such as docker/torch and local, are tried in this order.",
     )
     tracking: Tracking = Tracking()
     publish: Publish = Publish()
