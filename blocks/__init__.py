@@ -1,13 +1,14 @@
 """Prefect blocks: where experiments run."""
 
-from contextlib import suppress
-
 from prefect_campaign.blocks.machines import LocalMachine
 from prefect_campaign.blocks.ssh import SshMachine
 
 __all__ = ["LocalMachine", "SshMachine"]
 
-with suppress(ImportError):  # needs prefect-docker, an extra
+try:
     from prefect_campaign.blocks.docker import DockerMachine
 
     __all__ += ["DockerMachine"]
+except ModuleNotFoundError as missing:  # the extra `docker`
+    if missing.name not in ("docker", "prefect_docker", "prefect_docker.host"):
+        raise

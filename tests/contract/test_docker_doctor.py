@@ -7,6 +7,7 @@ from docker_lab import BUSYBOX
 from driver import Driver, gpus
 from fake_docker import FakeEngine
 
+import prefect_campaign.blocks.docker  # noqa: F401 - its import is not what is timed
 from prefect_campaign.cli import doctor_machines
 from prefect_campaign.cli.doctor_prefect import Block
 from prefect_campaign.cli.findings import BAD, GOOD, NOTE, WARN, Finding, limited

@@ -74,7 +74,8 @@ async def test_secrets_reach_the_job_and_nobody_else(lab, fake_docker, tmp_path,
     assert (tmp_path / "key").read_text() == os.environ["LAB_KEY"]
     assert "hidden" not in json.dumps(lab.inspect(handle.job_id))
     folder = secrets_folder(spec.token, spec.run_dir)
-    assert list(folder.iterdir()) == []  # gone before the job's first line
+    (inside,) = folder.iterdir()
+    assert list(inside.iterdir()) == []  # gone before the job's first line
     assert (folder.stat().st_mode & 0o777, folder.parent.stat().st_mode & 0o777) == (0o700, 0o700)
     (tmp_path / "go").touch()
     await asyncio.wait_for(ended(launcher, spec, handle), PATIENCE)

@@ -140,6 +140,14 @@ async def test_code_and_data_can_be_read_and_not_written(lab: Lab, tmp_path: Pat
         await lab.launcher(data={"/nowhere": ""}).submit(replace(spec, token="pc-test-other"))
 
 
+async def test_run_dirs_within_the_code_can_be_written_all_the_same(lab: Lab, tmp_path: Path) -> None:
+    code = 'touch here 2>/dev/null && echo written; echo x >"$CAMPAIGN_RUN_DIR/mine" && echo kept'
+    spec = make_spec(tmp_path / "runs" / "e" / "a1", "sh", "-c", code, workdir=str(tmp_path))
+    launcher = lab.launcher(writable_code=False)
+    assert (await run_to_end(launcher, spec)).exit_code == 0
+    assert launcher.logs(spec)[0].read_text() == "kept\n"
+
+
 async def test_there_is_no_network_unless_asked_for(lab: Lab, tmp_path: Path) -> None:
     for n, (network, seen) in enumerate({"none": ["lo"], "bridge": ["eth0", "lo"]}.items()):
         spec = make_spec(tmp_path / f"e{n}" / "a1", "ls", "/sys/class/net", token=f"pc-test-{n}", workdir=str(tmp_path))

@@ -56,6 +56,7 @@ async def test_an_engine_that_restarts_and_ends_its_containers_leaves_their_reco
     assert (seen.status, seen.exit_code, seen.signal) == ("exited", 143, 15)
     fake_docker.start()
     await asyncio.wait_for(over, PATIENCE)
+    await wait_until(lambda: fake_docker.containers[handle.job_id].status == "exited")
     launcher.scope = Scope("c", "l")
     fake_docker.containers[handle.job_id].config["Labels"] |= {CAMPAIGN: "c", LEDGER: "l"}
     await launcher.look()  # its container is cleaned away with the rest

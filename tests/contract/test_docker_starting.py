@@ -1,6 +1,9 @@
 """What the Docker launcher makes of an engine that fails, goes away or does not answer when jobs are started."""
 
 import asyncio
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -156,3 +159,32 @@ async def test_another_ledgers_attempt_of_that_name_runs_beside(lab, launcher, s
     await go_on(launcher, other, second, tmp_path / "other")
     assert (await see(launcher, spec, first)).status == "running"
     await go_on(launcher, spec, first, lab.folder)
+
+
+# -- crashes --------------------------------------------------------------------------------------------------------
+
+STARTER = """
+import asyncio, sys
+from pathlib import Path
+from contract.launchers import make_spec
+from docker_lab import Lab
+url, folder, run_dir, script = sys.argv[1:]
+spec = make_spec(Path(run_dir), "sh", "-c", script, workdir=folder)
+asyncio.run(Lab(url, Path(folder)).launcher().submit(spec))
+"""
+
+
+@pytest.mark.parametrize("point", ["container_created", "job_spawned"])
+async def test_a_starter_that_is_killed_leaves_one_job_or_none(lab, launcher, fake_docker, spec, point):
+    argv = [sys.executable, "-c", STARTER, lab.url, str(lab.folder), spec.run_dir, RUNS]
+    tests = str(Path(__file__).parents[1])
+    done = await asyncio.to_thread(
+        subprocess.run, argv, env={**os.environ, "PYTHONPATH": tests, "CAMPAIGN_CRASH_AT": point}, check=False
+    )
+    assert done.returncode == -9
+    handle = await launcher.find(spec)
+    if point == "container_created":
+        assert handle is None
+        handle = await launcher.submit(spec)
+    assert len(fake_docker.containers) == 1
+    await go_on(launcher, spec, handle, lab.folder)

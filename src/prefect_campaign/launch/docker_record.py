@@ -6,7 +6,7 @@ A container is removed only once that is on disk.
 import json
 import os
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -15,11 +15,13 @@ from prefect_campaign.launch.docker_engine import DockerEngine, is_alive
 from prefect_campaign.launch.docker_settings import DOCKER
 from prefect_campaign.launch.script import CONTAINER_NAME, SCRIPT_NAME
 from prefect_campaign.model.records import Handle
+from prefect_campaign.model.text import printable
 
 CONTAINER_LOG = "container.log"
 
 _LOG_BYTES = 1 << 20
 _LARGEST = 1 << 20
+_LONGEST = 500
 _NEVER = "0001-01-01"
 
 
@@ -32,6 +34,7 @@ class End:
     exit_code: int
     oom_killed: bool
     error: str = ""
+    """The engine's own, or else the last that the container said; empty as a rule, for the job has logs of its own."""
     started_at: float | None = None
     """Seconds since the epoch."""
     ended_at: float | None = None
@@ -56,7 +59,7 @@ def end_of(state: Mapping[str, Any]) -> End:
         status=str(state.get("Status") or "?"),
         exit_code=int(state.get("ExitCode") or 0),
         oom_killed=bool(state.get("OOMKilled")),
-        error=str(state.get("Error") or "")[:500],
+        error=str(state.get("Error") or "")[:_LONGEST],
         started_at=seconds_of(state.get("StartedAt")),
         ended_at=seconds_of(state.get("FinishedAt")),
     )
@@ -118,6 +121,8 @@ def finish(engine: DockerEngine, container: str, run_dir: Path) -> End | None:
         said = engine.logs(container, _LOG_BYTES)
         if said:
             _write(run_dir / CONTAINER_LOG, said)
+            last = said.rstrip().rpartition(b"\n")[2].decode("utf-8", "replace")
+            end = replace(end, error=end.error or printable(last)[:_LONGEST])
         _write(run_dir / CONTAINER_NAME, json.dumps({**_read(run_dir), "end": asdict(end)}, indent=1).encode())
     engine.remove(container, force=end.status == "created")
     return end

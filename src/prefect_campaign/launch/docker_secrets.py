@@ -5,6 +5,7 @@ They are in no environment, label or command that the engine shows, and on no di
 
 import os
 import shutil
+import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from shlex import quote
@@ -17,15 +18,15 @@ _MEMORY = Path("/dev/shm")  # noqa: S108 - a folder of our own in it, for its ow
 
 
 def secrets_folder(token: str, run_dir: str) -> Path:
-    """The private folder in memory with an attempt's secrets."""
+    """The private folder in memory with what is left of an attempt's secrets, one folder for each try to start it."""
     return _MEMORY / f"prefect-campaign-{os.getuid()}" / digest([token, run_dir], 32)
 
 
-def put_secrets(folder: Path, names: Sequence[str], environment: Mapping[str, str], user: str) -> None:
-    """Write the file that sets them.
+def put_secrets(folder: Path, names: Sequence[str], environment: Mapping[str, str], user: str) -> Path:
+    """Write the file that sets them; the folder with nothing but that.
 
     Args:
-        folder: where; made anew.
+        folder: the attempt's.
         names: of the variables.
         environment: of this process, where their values are.
         user: who reads it, ``uid:gid``; the file is given to that user where this process may do so.
@@ -40,17 +41,18 @@ def put_secrets(folder: Path, names: Sequence[str], environment: Mapping[str, st
     text = "".join(f"export {name}={quote(environment[name])}\n" for name in names)
     try:
         _private(folder.parent)
-        drop_secrets(folder)
-        folder.mkdir(mode=0o700)
-        fd = os.open(folder / SECRETS_NAME, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+        _private(folder)
+        made = Path(tempfile.mkdtemp(dir=folder))
+        fd = os.open(made / SECRETS_NAME, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
         with open(fd, "wb") as file:
             file.write(text.encode("utf-8", "surrogateescape"))
         uid, _, gid = user.partition(":")
         if os.getuid() == 0 and uid.isdecimal():
-            for path in (folder, folder / SECRETS_NAME):
+            for path in (made, made / SECRETS_NAME):
                 os.chown(path, int(uid), int(gid) if gid.isdecimal() else -1)
     except OSError as error:
         raise Transient(f"secrets cannot be handed over in {folder}: {error.strerror}") from error
+    return made
 
 
 def drop_secrets(folder: Path) -> None:

@@ -44,9 +44,10 @@ def start_container(
     facts = engine.engine()
     _prepare(spec, settings, script, user_of(settings, facts))
     image_digest = digest_of(_image(engine, settings), settings.image)
-    secrets = secrets_folder(spec.token, spec.run_dir) if settings.secrets else None
-    if secrets:
-        put_secrets(secrets, settings.secrets, os.environ, user_of(settings, facts))
+    secrets = None
+    if settings.secrets:
+        folder = secrets_folder(spec.token, spec.run_dir)
+        secrets = put_secrets(folder, settings.secrets, os.environ, user_of(settings, facts))
     config = container_config(
         spec,
         settings,
@@ -59,7 +60,8 @@ def start_container(
     try:
         handle = _launched(engine, facts, spec, host, config, warnings_of(spec, settings, facts))
     except (Transient, Refused):
-        drop_secrets(secrets_folder(spec.token, spec.run_dir))
+        if secrets:  # somebody else who starts it just now has others
+            drop_secrets(secrets)
         raise
     crash_point("job_spawned")
     return handle
@@ -90,7 +92,6 @@ def find_container(engine: DockerEngine, spec: AttemptSpec, host: str) -> Handle
         if known.handle is None and not recorded:
             raise Unknown(f"{spec.token}: {run_dir} is claimed, but by no container; name the launcher that started it")
         return known.handle or Handle(DOCKER, host, "", {"engine": facts.id})
-    drop_secrets(secrets_folder(spec.token, spec.run_dir))
     return None
 
 

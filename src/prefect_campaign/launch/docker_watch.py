@@ -40,6 +40,8 @@ class Ends:
         self._followed: dict[str, _Followed] = {}
         self._hot: set[str] = set()
         """Tokens to be looked at now."""
+        self._told: set[str] = set()
+        """Of those that the engine says have ended, which was not to be seen yet."""
         self._news = asyncio.Event()
         self._events: Events | None = None
         self._task: asyncio.Task[None] | None = None
@@ -52,7 +54,8 @@ class Ends:
     def follow(self, spec: AttemptSpec, handle: Handle, on_end: Callable[[str], None]) -> None:
         """Call `on_end(token)` once, as soon as the job is over."""
         self._followed.setdefault(spec.token, _Followed(spec, handle)).on_end.append(on_end)
-        self._tell(spec.token)
+        self._hot.add(spec.token)
+        self._news.set()
         if self._events is None:
             self._events = Events(self._engine, self._tell)
         if self._task is None or self._task.done():
@@ -69,12 +72,15 @@ class Ends:
         self._task = None
 
     def _tell(self, token: str) -> None:
-        self._hot.update(self._followed if token == EVERYTHING else {token})
+        some = set(self._followed) if token == EVERYTHING else {token}
+        self._told |= some if token != EVERYTHING else set()
+        self._hot |= some
         self._news.set()
 
     async def _watch(self) -> None:
-        pause = self._poll_seconds
         while self._followed:
+            self._told &= set(self._followed)
+            pause = min(_AGAIN_SECONDS, self._poll_seconds) if self._told else self._poll_seconds
             try:
                 async with asyncio.timeout(pause):
                     await self._news.wait()
@@ -94,4 +100,3 @@ class Ends:
                 if one.status in ("exited", "gone") and token in self._followed:
                     for on_end in self._followed.pop(token).on_end:
                         on_end(token)
-            pause = self._poll_seconds
