@@ -6,11 +6,12 @@ everything must not pass by leaving something out. Only a real GPU may be missin
 
 import os
 from collections.abc import Iterator
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
 from driver.fixtures import driver, driver_library, new_driver
-from ledgers import new_database, new_ledger
+from ledgers import new_database, new_ledger, unsynced
 from marks import marks_of
 from rig_fixtures import docker_engine, docker_engine_alone, postgres_url, slurm, slurm_alone, take_addresses
 
@@ -89,6 +90,13 @@ class FakeClock:
 
     def advance(self, seconds: float) -> None:
         self.now += seconds
+
+
+@pytest.fixture(autouse=True)
+def _unsynced(request: pytest.FixtureRequest) -> Iterator[None]:
+    """No test waits for the disk, but for those of the ledger's file itself."""
+    with nullcontext() if request.node.get_closest_marker("sqlite_file") else unsynced():
+        yield
 
 
 @pytest.fixture

@@ -1,4 +1,4 @@
-"""Empty ledgers in no time: making the tables takes longer than most tests of what is in them."""
+"""Ledgers in no time: making their tables, or waiting for the disk, takes longer than most tests of what is in them."""
 
 import os
 import secrets
@@ -9,9 +9,9 @@ from functools import cache
 from pathlib import Path
 
 import pytest
-from sqlalchemy import create_engine, make_url
+from sqlalchemy import Engine, create_engine, event, make_url
 
-from prefect_campaign.ledger import reading
+from prefect_campaign.ledger import reading, store
 from prefect_campaign.ledger.location import Home
 from prefect_campaign.ledger.store import Ledger
 from prefect_campaign.model.clock import Clock
@@ -19,9 +19,31 @@ from prefect_campaign.model.clock import Clock
 
 def new_ledger(home: Home, clock: Clock) -> Ledger:
     """The same as `Ledger.open` of a new home, whose ledger is its own file."""
-    if home.ledger_url.startswith("sqlite"):
-        (home.path / "ledger.db").write_bytes(_empty())
+    prepare(home)
     return Ledger.open(home, clock)
+
+
+def prepare(home: Home) -> None:
+    """Give a new home the empty ledger that the first `Ledger.open` would make."""
+    path = home.path / "ledger.db"
+    if home.ledger_url.startswith("sqlite") and not path.exists():
+        path.write_bytes(_empty())
+
+
+@contextmanager
+def unsynced() -> Iterator[None]:
+    """Ledgers in SQLite that are opened meanwhile are safe from all but a power cut."""
+    make = store._engine
+
+    def engine(url: str) -> Engine:
+        made = make(url)
+        if made.dialect.name == "sqlite":
+            event.listen(made, "connect", lambda connection, _: connection.execute("PRAGMA synchronous=OFF"))
+        return made
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(store, "_engine", engine)
+        yield
 
 
 @contextmanager

@@ -10,10 +10,11 @@ from pathlib import Path
 @contextmanager
 def no_leftovers(folder: Path) -> Iterator[None]:
     """Afterwards, kill the processes that work in `folder` or run a script from it: jobs outlive their starters."""
+    before = set(os.listdir("/proc"))
     try:
         yield
     finally:
-        for pid in filter(str.isdecimal, os.listdir("/proc")):
+        for pid in filter(str.isdecimal, set(os.listdir("/proc")) - before):
             with suppress(OSError):
                 words = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")[:3]
                 inside = [os.readlink(f"/proc/{pid}/cwd"), *map(os.fsdecode, words)]

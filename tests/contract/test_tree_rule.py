@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from ledgers import prepare
 from repository import git, head, work
 from unit.gate_lab import asked
 
@@ -23,6 +24,7 @@ __all__ = ["work"]
 
 
 def setting_in(work: Path, **policy: Any) -> Setting:
+    prepare(Home.locate())
     return register(
         Campaign(
             name="demo",

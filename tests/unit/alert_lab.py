@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from ledgers import prepare
 from unit.ledger.ledger_data import attempt_of
 
 from prefect_campaign import Campaign, Objective, Sweep
@@ -10,6 +11,7 @@ from prefect_campaign.ledger import alerts
 from prefect_campaign.ledger import tables as t
 from prefect_campaign.ledger.alerts import ANYWAY, ELSEWHERE, STOP
 from prefect_campaign.ledger.experiments import Intent, open_stage, record_intents
+from prefect_campaign.ledger.location import Home
 from prefect_campaign.ledger.reading import Reader
 from prefect_campaign.model.states import ExperimentState
 
@@ -19,6 +21,7 @@ MESSAGE = f"{PILOT} attempt 1 waits: h1: GPU 0 (RTX) is used by eve's \x1b[31mpy
 
 def launching(name: str = "demo") -> Setting:
     """A campaign with one attempt that has its GPU, but was not started yet."""
+    prepare(Home.locate())
     setting = register(
         Campaign(
             name=name,

@@ -8,6 +8,7 @@ from http.server import BaseHTTPRequestHandler, HTTPServer
 from typing import Any
 
 import pytest
+from ledgers import prepare
 
 from prefect_campaign import Campaign, Objective, Sweep
 from prefect_campaign.engine.setting import Setting, register
@@ -20,6 +21,7 @@ RUN = "11111111-2222-3333-4444-555555555555"
 
 @pytest.fixture
 def setting(home: Home) -> Setting:
+    prepare(home)
     return register(
         Campaign(
             name="demo",

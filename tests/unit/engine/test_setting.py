@@ -5,6 +5,7 @@ from contextlib import nullcontext
 from typing import Any
 
 import pytest
+from ledgers import prepare
 
 from prefect_campaign import Campaign, Objective, Sweep
 from prefect_campaign.engine.pivot import changed_campaign
@@ -58,6 +59,11 @@ def drive(setting: Setting, owner: str) -> int:
             alive=identity_alive,
             plan_hash=setting.row.plan_hash,
         )
+
+
+@pytest.fixture(autouse=True)
+def _ledger(home: Home) -> None:
+    prepare(home)
 
 
 @pytest.fixture
