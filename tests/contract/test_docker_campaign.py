@@ -9,7 +9,7 @@ import docker_lab
 import pytest
 from fake_docker import FakeEngine
 from rig_fixtures import DockerRig
-from unit.engine.lab import REPORT, Lab, campaign, until
+from contract.engine.lab import REPORT, Lab, campaign, until
 
 from prefect_campaign.engine import away
 from prefect_campaign.launch.either import Either

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 from pydantic import ValidationError
-from unit.engine.lab import campaign
+from contract.engine.lab import campaign
 
 from prefect_campaign.blocks.docker import DockerMachine
 from prefect_campaign.blocks.machines import LocalMachine
