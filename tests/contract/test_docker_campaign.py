@@ -7,9 +7,9 @@ from typing import Any
 
 import docker_lab
 import pytest
+from contract.engine.lab import REPORT, Lab, campaign, until
 from fake_docker import FakeEngine
 from rig_fixtures import DockerRig
-from contract.engine.lab import REPORT, Lab, campaign, until
 
 from prefect_campaign.engine import away
 from prefect_campaign.launch.either import Either

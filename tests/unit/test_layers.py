@@ -27,6 +27,7 @@ BELOW[""] = {"model"}
 UPWARD = {("model/spec.py", "prefect_campaign.cli.run")}
 SUBPROCESS = ("engine/process.py", "engine/worker.py", "launch/", "cli/server.py", "cli/serve.py")
 CLOCKS = ("model/clock.py", "cli/", "launch/")
+FUNCTIONS, IMPORTS = (ast.FunctionDef, ast.AsyncFunctionDef, ast.Lambda), (ast.Import, ast.ImportFrom)
 CLOCK_CALLS = {"time.time", "time.time_ns", "datetime.now", "datetime.utcnow", "datetime.today", "date.today"}
 
 
@@ -46,15 +47,20 @@ def product() -> list[tuple[str, ast.Module]]:
 @cache
 def imports(tree: ast.AST) -> list[tuple[str, int, bool]]:
     """(module or module.name, line, whether it is at the top level) of every import."""
-    top = set(ast.walk(tree)) - {n for f in ast.walk(tree) if _is_function(f) for n in ast.walk(f)}
+    inside = {n for f in nodes(tree) if isinstance(f, FUNCTIONS) for n in ast.walk(f) if isinstance(n, IMPORTS)}
     found = []
-    for node in ast.walk(tree):
+    for node in nodes(tree):
         if isinstance(node, ast.Import):
-            found += [(alias.name, node.lineno, node in top) for alias in node.names]
+            found += [(alias.name, node.lineno, node not in inside) for alias in node.names]
         elif isinstance(node, ast.ImportFrom):
             source = f"{'.' * node.level}{node.module or ''}"
-            found += [(f"{source}.{alias.name}", node.lineno, node in top) for alias in node.names]
+            found += [(f"{source}.{alias.name}", node.lineno, node not in inside) for alias in node.names]
     return found
+
+
+@cache
+def nodes(tree: ast.AST) -> list[ast.AST]:
+    return list(ast.walk(tree))
 
 
 def layer(path: str) -> str:
@@ -104,7 +110,7 @@ def process_misuse(path: str, tree: ast.AST) -> list[str]:
     spawning = {"system", "popen", "fork", "posix_spawn", "spawnv", "execv", "execvp"}
     calls = [
         f"{path}:{node.lineno} uses {dotted(node)}"
-        for node in ast.walk(tree)
+        for node in nodes(tree)
         if isinstance(node, ast.Attribute)
         and (dotted(node) in {f"os.{name}" for name in spawning} or node.attr.startswith("create_subprocess_"))
     ]
@@ -116,7 +122,7 @@ def clock_misuse(path: str, tree: ast.AST) -> list[str]:
         return []
     return [
         f"{path}:{node.lineno} calls {name}()"
-        for node in ast.walk(tree)
+        for node in nodes(tree)
         if isinstance(node, ast.Call) and (name := ".".join(dotted(node.func).split(".")[-2:])) in CLOCK_CALLS
     ] + [f"{path}:{line} imports {name}" for name, line, _ in imports(tree) if name in ("time.time", "time.time_ns")]
 
@@ -133,10 +139,6 @@ def dotted(node: ast.AST) -> str:
     if isinstance(node, ast.Attribute):
         return f"{dotted(node.value)}.{node.attr}"
     return node.id if isinstance(node, ast.Name) else ""
-
-
-def _is_function(node: ast.AST) -> bool:
-    return isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda)
 
 
 RULES = [upward, prefect_misuse, database_misuse, process_misuse, clock_misuse, relative, undocumented]

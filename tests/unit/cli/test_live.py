@@ -1,5 +1,6 @@
 """The terminal's watcher: answers the question of the run it watches, once, and no other."""
 
+import math
 import threading
 import time
 from typing import Any
@@ -12,6 +13,7 @@ from prefect_campaign.engine.process import own_identity
 from prefect_campaign.engine.setting import Setting, register
 from prefect_campaign.ledger import gates
 from prefect_campaign.ledger.gates import Waiting
+from prefect_campaign.ledger.reading import Reader
 from prefect_campaign.model.errors import Transient
 
 RUN = "11111111-2222-3333-4444-555555555555"
@@ -38,15 +40,26 @@ def answer_of(setting: Setting) -> str | None:
     return found.answer if found else None
 
 
-def watched(setting: Setting, seconds: float, *, run: str | None = None) -> str | None:
-    """The answer after a watcher with --approve has looked on for some time, or until there is one."""
-    watcher = Watcher(setting.home, "demo", "http://127.0.0.1:9/api", approve="CONTINUE", by="ann", reason="")
+class Counting(Watcher):
+    """Counts how often it has looked."""
+
+    looks = 0
+
+    def _step(self, reader: Reader) -> dict[str, Any]:
+        row = super()._step(reader)
+        self.looks += 1
+        return row
+
+
+def watched(setting: Setting, *, looks: float = math.inf, run: str | None = None) -> str | None:
+    """The answer that a watcher with --approve gives, if it gives one while it looks so many times."""
+    watcher = Counting(setting.home, "demo", "http://127.0.0.1:9/api", approve="CONTINUE", by="ann", reason="")
     watcher._flow_run_id = run
     thread = threading.Thread(target=watcher.run)
     thread.start()
-    deadline = time.monotonic() + seconds
-    while time.monotonic() < deadline and not answer_of(setting):
-        time.sleep(0.02)
+    deadline = time.monotonic() + 20
+    while time.monotonic() < deadline and watcher.looks < looks and not answer_of(setting):
+        time.sleep(0.01)
     watcher.stop()
     thread.join()
     return answer_of(setting)
@@ -54,12 +67,12 @@ def watched(setting: Setting, seconds: float, *, run: str | None = None) -> str 
 
 def test_the_question_of_its_own_process_is_answered(setting: Setting) -> None:
     ask(setting, own_identity())
-    assert watched(setting, 20.0) == "CONTINUE"
+    assert watched(setting) == "CONTINUE"
 
 
 def test_the_question_of_the_run_it_follows_is_answered(setting: Setting) -> None:
     ask(setting, own_identity() + "1", RUN)  # gone: nobody has to be woken
-    assert watched(setting, 20.0, run=RUN) == "CONTINUE"
+    assert watched(setting, run=RUN) == "CONTINUE"
 
 
 @pytest.mark.parametrize(
@@ -67,15 +80,15 @@ def test_the_question_of_the_run_it_follows_is_answered(setting: Setting) -> Non
 )
 def test_the_questions_of_others_are_left_alone(setting: Setting, waiter: str, run: str | None) -> None:
     ask(setting, waiter, run)
-    assert watched(setting, 0.4) is None
-    assert watched(setting, 0.4, run=RUN) is None
+    assert watched(setting, looks=3) is None
+    assert watched(setting, looks=3, run=RUN) is None
 
 
 def test_a_question_about_an_old_plan_is_left_alone(setting: Setting) -> None:
     ask(setting, own_identity())
     register(setting.campaign.model_copy(update={"args": {"extra": 1}}))
     setting.change(status="at_gate")
-    assert watched(setting, 0.4) is None
+    assert watched(setting, looks=3) is None
 
 
 def test_an_answer_that_could_not_be_written_is_given_again(
@@ -91,7 +104,7 @@ def test_an_answer_that_could_not_be_written_is_given_again(
         return write(*args, **more)
 
     monkeypatch.setattr(gates, "answer", locked_once)
-    assert watched(setting, 20.0) == "CONTINUE"
+    assert watched(setting) == "CONTINUE"
     assert "ledger: locked; trying again" in capsys.readouterr().err
 
 
@@ -109,5 +122,5 @@ def test_a_fault_of_the_display_is_said_once_and_does_not_end_it(
         broken(self, ended)
 
     monkeypatch.setattr(Watcher, "_show_until", faulty)
-    assert watched(setting, 20.0) == "CONTINUE"
+    assert watched(setting) == "CONTINUE"
     assert capsys.readouterr().err.count("display: no such column; trying again") == 1

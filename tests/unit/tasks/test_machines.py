@@ -5,8 +5,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from pydantic import ValidationError
 from contract.engine.lab import campaign
+from pydantic import ValidationError
 
 from prefect_campaign.blocks.docker import DockerMachine
 from prefect_campaign.blocks.machines import LocalMachine
