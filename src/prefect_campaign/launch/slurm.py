@@ -87,8 +87,7 @@ class SlurmLauncher:
         """The queue; if Slurm does not answer, that is its problem."""
         problem = ""
         try:
-            age = max(_LOOK_SECONDS, self.poll_seconds)
-            await self._scheduler.queue([_NOTHING], newer_than=self._clock() - age)
+            await self._scheduler.queue([_NOTHING], max_age=max(_LOOK_SECONDS, self.poll_seconds))
         except CampaignError as error:
             problem = str(error)
         view = HostView(
@@ -142,7 +141,7 @@ class SlurmLauncher:
 
     async def observe(self, handles: Sequence[tuple[AttemptSpec, Handle]]) -> dict[str, Observation]:
         """See many jobs by one squeue, not older than `poll_seconds`, and at most one sacct."""
-        return await self._observer.observe(handles, newer_than=self._clock() - self.poll_seconds)
+        return await self._observer.observe(handles, max_age=self.poll_seconds)
 
     async def cancel(self, spec: AttemptSpec, handle: Handle, *, grace_seconds: float = 10.0) -> None:
         """End the job: Slurm sends TERM and, after its own KillWait or the grace, KILL. Believed only when seen.

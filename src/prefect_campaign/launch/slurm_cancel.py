@@ -109,7 +109,7 @@ class Canceller:
         """Look, tell those that must end, and believe those that have."""
         now = self._clock()
         waiting = list(self._doomed.values())
-        view = await self._scheduler.queue({one.name for one in waiting}, newer_than=now)
+        view = await self._scheduler.queue({one.name for one in waiting})
         due = _Round()
         for one in waiting:
             self._sort(one, view.row(one.name, one.base, one.index), now, due)

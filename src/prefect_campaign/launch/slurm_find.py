@@ -79,7 +79,7 @@ class Finder:
             Transient: Slurm cannot be asked now.
         """
         manifest, now = entry.manifest, self._clock()
-        view = await self._scheduler.queue([manifest.name], newer_than=now)
+        view = await self._scheduler.queue([manifest.name])
         bases = view.bases(manifest.name, manifest.mark)
         if not bases:
             seen = await self._scheduler.accounts(names=[manifest.name], since=manifest.submitted_at)

@@ -27,8 +27,8 @@ class _Doubt:
     since: float
     looks: int = 0
     """Whole answers of squeue without it."""
-    seen_at: float = -1.0
-    """Moment of the last of them."""
+    serial: int = -1
+    """Number of the last of them."""
     final: Row | None = None
     """How it ended, as Slurm says."""
     over_since: float | None = None
@@ -69,14 +69,12 @@ class Observer:
         self._shown: dict[Row, Observation] = {}
         self._last: View | None = None
 
-    async def observe(
-        self, handles: Sequence[tuple[AttemptSpec, Handle]], *, newer_than: float
-    ) -> dict[str, Observation]:
+    async def observe(self, handles: Sequence[tuple[AttemptSpec, Handle]], *, max_age: float) -> dict[str, Observation]:
         """Token -> what is seen of that job.
 
         Args:
             handles: the jobs.
-            newer_than: squeue must have been asked after this moment.
+            max_age: how old an answer of squeue may be, in seconds.
         """
         found: dict[str, Observation] = {}
         jobs = [job for spec, handle in handles if (job := self._job(spec, handle, found)) is not None]
@@ -84,7 +82,7 @@ class Observer:
             return found
         view, silence = None, ""
         try:
-            view = await self._scheduler.queue({job.name for job in jobs}, newer_than=newer_than)
+            view = await self._scheduler.queue({job.name for job in jobs}, max_age=max_age)
         except CampaignError as error:
             silence = str(error)
         if view is not self._last:
@@ -156,11 +154,11 @@ class Observer:
         if row is None and doubt is not None and doubt.final is not None:
             row = doubt.final
         if row is None:
-            if job.submitted_at >= view.asked_at:
+            if job.submitted_at >= view.asked_at and token not in self.cancelled:
                 return Observation("pending", detail="waits: was just handed over")
             doubt = self._doubts.setdefault(token, _Doubt(now))
-            if doubt.seen_at != view.asked_at:
-                doubt.looks, doubt.seen_at = doubt.looks + 1, view.asked_at
+            if doubt.serial != view.serial:
+                doubt.looks, doubt.serial = doubt.looks + 1, view.serial
             return None
         if row.state not in OVER:
             self._doubts.pop(token, None)

@@ -1,6 +1,7 @@
 """The questions that are put to Slurm: one squeue for all jobs, at most one sacct for those it does not show."""
 
 import asyncio
+import time
 from collections.abc import Collection, Iterable
 
 from prefect_campaign.launch.slurm_programs import Programs, asked
@@ -40,32 +41,39 @@ class Scheduler:
         self._programs = programs
         self._clock = clock
         self._turn = asyncio.Lock()
+        self._asked_at = float("-inf")
+        """When the last answer was asked for. Ages do not follow the wall clock, which may jump."""
         self._failed: tuple[float, CampaignError] | None = None
         self._array_size: int | None = None
         self._wanted: dict[str, float] = {}
 
-    async def queue(self, names: Collection[str], *, newer_than: float) -> View:
-        """The queue as it was after a moment, for the jobs with these names at least.
+    async def queue(self, names: Collection[str], *, max_age: float = 0.0) -> View:
+        """The queue, for the jobs with these names at least.
+
+        Args:
+            names: of jobs.
+            max_age: how old the answer may be, in seconds; one that was asked for after this call is always new.
 
         Raises:
             Transient: no whole answer.
             Refused: squeue can never be run with these settings.
         """
+        oldest = time.monotonic() - max_age
         async with self._turn:
-            view = self.view
-            if view is not None and view.asked_at >= newer_than and view.covers(names):
-                return view
-            if self._failed is not None and self._failed[0] >= newer_than:
+            if self.view is not None and self._asked_at >= oldest and self.view.covers(names):
+                return self.view
+            if self._failed is not None and self._failed[0] >= oldest:
                 raise self._failed[1]
-            asked_at = self._clock()
+            began, asked_at = time.monotonic(), self._clock()
             try:
                 self.view = await self._ask_queue(self._names(names, asked_at), asked_at)
             except CampaignError as error:
                 self.problem = str(error)
-                self._failed = self._clock(), error  # those who waited meanwhile need not wait again
+                self._failed = time.monotonic(), error  # those who waited meanwhile need not wait again
                 raise
             self.problem = ""
             self._failed = None
+            self._asked_at = began
             return self.view
 
     async def accounts(self, *, ids: Iterable[str] = (), names: Iterable[str] = (), since: float) -> View:

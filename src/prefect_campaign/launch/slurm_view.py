@@ -1,10 +1,13 @@
 """What Slurm's queue looked like at one moment (pure)."""
 
+import itertools
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 from prefect_campaign.launch.slurm_state import OVER
 from prefect_campaign.launch.slurm_text import JobId, Row, Tasks
+
+_serials = itertools.count()
 
 Key = tuple[str, str]
 """Name of a job and its id without the task."""
@@ -41,6 +44,7 @@ class View:
     """
 
     def __init__(self, rows: Iterable[Row], asked_at: float, names: frozenset[str] | None = None) -> None:
+        self.serial = next(_serials)
         self.asked_at = asked_at
         self.names = names
         self._jobs: dict[Key, _Rows] = {}
