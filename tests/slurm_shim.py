@@ -25,7 +25,6 @@ create table if not exists arrays (base integer primary key, name text, comment 
 create table if not exists tasks (base integer, task integer, state text, reason text default 'Priority', node text
     default '', code integer default 0, number integer default 0, started real, ended real, pid integer,
     restarts integer default 0, requeue integer default 0, hidden integer default 0, primary key (base, task));
-create index if not exists live on tasks (state);
 """
 
 
@@ -159,11 +158,11 @@ class Slurm:
                     groups.setdefault(reason, []).append(task)
                     continue
                 id_ = f"{base}_{task}" if is_array else str(base)
-                out.append((id_, shown, reason if state == "PENDING" else "None", node, comment, name))
+                out.append((id_, shown, reason if state == "PENDING" else "None", node, name, comment))
             for reason, tasks in groups.items():
-                out.append((f"{base}_[{ranges(tasks)}]", "PENDING", reason, "", comment, name))
+                out.append((f"{base}_[{ranges(tasks)}]", "PENDING", reason, "", name, comment))
         for row in out:
-            print(fill(options["format"], dict(zip("iTrNkj", row, strict=True))))
+            print(fill(options["format"], dict(zip("iTrNjk", row, strict=True))))
 
     def sacct(self, argv):
         options = parsed(argv, {"allocations", "noheader", "parsable2", "format", "user", "starttime", "jobs", "name"})
@@ -215,9 +214,13 @@ class Slurm:
     def scancel(self, argv):
         at_once = "--signal=KILL" in argv
         words = [word for word in argv if not word.startswith("--")]
-        assert any(word.startswith("--user=") for word in argv), "it must say whose jobs"
-        assert all(re.fullmatch(r"\d+(_\[[\d,-]+\])?", word) for word in words), words
+        assert words, "without an id it would end everything"
+        assert all(re.fullmatch(r"\d+(_\d+|_\[[\d,-]+\])?", word) for word in words), words
+        filtered = any(word.startswith(("--user", "--name", "--state")) for word in argv)
         for base, tasks in (many_ids(word) for word in words):
+            if filtered:  # as 22.05 does: all waiting tasks of the array
+                rows = self.db.execute("select task from tasks where base=? and state='PENDING'", (base,))
+                tasks = {*tasks, *(task for (task,) in rows)}
             for task in tasks:
                 self._cancel(base, task, at_once)
 
@@ -241,9 +244,8 @@ class Slurm:
 
 
 def parsed(argv, known):
-    options = dict(word[2:].partition("=")[::2] for word in argv)
-    assert set(options) <= known, set(options) - known
-    return options
+    assert {word[2:].partition("=")[0] for word in argv} <= known, argv
+    return dict(word[2:].partition("=")[::2] for word in argv)
 
 
 def fill(text, fields):
@@ -254,10 +256,9 @@ def fill(text, fields):
 def ranges(numbers):
     runs = []
     for number in sorted(numbers):
-        if runs and number == runs[-1][1] + 1:
-            runs[-1][1] = number
-        else:
+        if not (runs and number == runs[-1][1] + 1):
             runs.append([number, number])
+        runs[-1][1] = number
     return ",".join(str(a) if a == b else f"{a}-{b}" for a, b in runs)
 
 
@@ -278,8 +279,8 @@ def stamp(seconds):
 
 def fail(*lines):
     first, *rest = lines
-    print(first, *(f"sbatch: error: Batch job submission failed: {line}" for line in rest), sep="\n", file=sys.stderr)
-    sys.exit(1)
+    said = [first, *(f"sbatch: error: Batch job submission failed: {line}" for line in rest)]
+    sys.exit("\n".join(said))
 
 
 def fault(folder, program):

@@ -136,7 +136,7 @@ class SlurmLauncher:
             log.warning(
                 "%s: job %s on %s is a second one of this attempt; cancelled", spec.token, other, self.settings.name
             )
-            await self._programs.run(["scancel", f"--user={await self._programs.user()}", other])
+            await self._programs.run(["scancel", other])
         return found.handle
 
     async def observe(self, handles: Sequence[tuple[AttemptSpec, Handle]]) -> dict[str, Observation]:

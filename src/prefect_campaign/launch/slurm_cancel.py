@@ -139,12 +139,15 @@ class Canceller:
             due.kill.append(one)
 
     async def _tell(self, options: list[str], doomed: list[_Doomed]) -> None:
-        """Call scancel; whatever it answers, only a look shows what came of it."""
+        """Call scancel; whatever it answers, only a look shows what came of it.
+
+        By ids alone, which were just seen to be our user's and to have our names: with a filter such as ``--user``,
+        Slurm (seen in 22.05) ends all waiting tasks of an array when one of them is named.
+        """
         words = grouped(one.id for one in doomed)
-        user = f"--user={await self._programs.user()}"
         for start in range(0, len(words), _WORDS):
             try:
-                await self._programs.run(["scancel", *options, user, *words[start : start + _WORDS]])
+                await self._programs.run(["scancel", *options, *words[start : start + _WORDS]])
             except (Transient, Unknown):
                 continue
 

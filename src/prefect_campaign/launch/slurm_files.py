@@ -12,13 +12,16 @@ from typing import Protocol
 from prefect_campaign.launch.job_files import signal_of, write_script
 from prefect_campaign.launch.record import take_record
 from prefect_campaign.launch.script import CLAIM_NAME, RECORD_NAME, SCRIPT_NAME
-from prefect_campaign.launch.slurm_manifest import durable
+from prefect_campaign.launch.slurm_manifest import FOLDER, durable
 from prefect_campaign.model.errors import CampaignError, Refused, Transient, Unknown
 from prefect_campaign.model.records import AttemptSpec, Observation
 
 _PASSING = frozenset(
     {errno.EAGAIN, errno.ENOMEM, errno.ENOSPC, errno.EDQUOT, errno.EMFILE, errno.ENFILE, errno.EIO, errno.ESTALE}
 )
+
+LOG_TAIL = 4000
+"""Bytes of Slurm's own log that are looked at."""
 
 
 @dataclass(frozen=True)
@@ -68,6 +71,10 @@ class RunDirs(Protocol):
         """Token -> what the job left."""
         ...
 
+    async def said(self, spec: AttemptSpec, cluster: str, name: str) -> str:
+        """The end of what Slurm itself said of a job, by the name of its log; empty if that cannot be read."""
+        ...
+
 
 class SharedRunDirs:
     """Run dirs under the same path here and on all nodes."""
@@ -94,18 +101,33 @@ class SharedRunDirs:
         """What the jobs left, read beside the event loop: a network file system may be slow."""
         return await asyncio.to_thread(lambda: {spec.token: read_trace(spec) for spec in specs})
 
+    async def said(self, spec: AttemptSpec, cluster: str, name: str) -> str:
+        """The end of Slurm's own log of a job."""
+        path = log_folder(spec.run_dir, cluster) / name
+        with suppress(OSError):
+            return (await asyncio.to_thread(path.read_bytes))[-LOG_TAIL:].decode("utf-8", "replace")
+        return ""
+
+
+def log_folder(run_dir: str, cluster: str) -> Path:
+    """Where lists and Slurm's own logs are kept, for the run dir of an attempt."""
+    return Path(run_dir).parents[1] / FOLDER / cluster
+
 
 def read_trace(spec: AttemptSpec) -> Trace:
     """What a job left in its local run dir; a damaged record is set aside."""
     run_dir = Path(spec.run_dir)
     started_at, owner, problem = None, "", ""
+    stop = run_dir / CLAIM_NAME / "stop"
     try:
+        # Before the record and after it: it is made before a stopped run's record, and taken away after that.
+        stopped = os.path.lexists(stop)
         record, problem = take_record(run_dir, spec.token)
         with suppress(FileNotFoundError):
             started_at = (run_dir / CLAIM_NAME / "pid").stat().st_mtime
             words = (run_dir / CLAIM_NAME / "job").read_text("ascii", "replace").split()
             owner = words[0] if words else ""
-        stopped = os.path.lexists(run_dir / CLAIM_NAME / "stop")
+        stopped = stopped or os.path.lexists(stop)
     except OSError as error:
         return Trace(unread=f"{run_dir}: {error.strerror or error}")
     end = None

@@ -1,7 +1,8 @@
 """What may be said of many jobs of one cluster: by one squeue, at most one sacct, and what the jobs left themselves."""
 
+import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from prefect_campaign.launch.slurm_files import RunDirs, Trace, with_detail
 from prefect_campaign.launch.slurm_reasons import pending_detail
@@ -12,12 +13,14 @@ from prefect_campaign.launch.slurm_view import View, id_text, split_id
 from prefect_campaign.model.clock import Clock
 from prefect_campaign.model.errors import CampaignError
 from prefect_campaign.model.records import AttemptSpec, Handle, Observation
+from prefect_campaign.model.text import printable
 
 ABSENT_SECONDS = 60.0
 """So long a job is looked for that Slurm showed before, or should show."""
 _ACCOUNTS_AGAIN = 15.0
 """Seconds until the accounts are asked again about the same job; the pause doubles."""
 _LONGEST_AGAIN = 600.0
+_MEMORY = re.compile(r"exceeded (step |job )?memory limit|oom[-_ ]kill", re.IGNORECASE)
 
 
 @dataclass(slots=True)
@@ -109,6 +112,10 @@ class Observer:
             await self._ask_accounts(missing)
             for job in missing:
                 found[job.spec.token] = self._absent(job, traces[job.spec.token])
+        for job in others:
+            one = found[job.spec.token]
+            if one.status == "gone" and one.scheduler_state in ("FAILED", "OUT_OF_MEMORY"):
+                found[job.spec.token] = await self._explained(job, one)
         return found
 
     def forget(self, token: str) -> None:
@@ -193,6 +200,17 @@ class Observer:
             oom_killed=row.state == "OUT_OF_MEMORY",
             host=row.node,
         )
+
+    async def _explained(self, job: _Job, seen: Observation) -> Observation:
+        """With what Slurm wrote into the job's own log: why it could not be launched, or that memory ran out."""
+        name = job.name if job.index is None else f"{job.name}-{job.index}"
+        text = await self._files.said(job.spec, self._name, f"{name}.log")
+        lines = [line.strip() for line in text.splitlines() if line.strip()]
+        memory = [line for line in lines if _MEMORY.search(line)]
+        if not lines:
+            return seen
+        last = printable((memory or lines)[-1])[:200]
+        return replace(seen, detail=f"{seen.detail}; {last}", oom_killed=seen.oom_killed or bool(memory))
 
     async def _ask_accounts(self, missing: Sequence[_Job]) -> None:
         """One sacct for all that are due."""

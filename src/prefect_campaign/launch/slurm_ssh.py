@@ -16,7 +16,7 @@ from prefect_campaign.launch.remote_paths import RemotePlace
 from prefect_campaign.launch.remote_shell import LIBRARY
 from prefect_campaign.launch.script import RECORD_NAME, SCRIPT_NAME
 from prefect_campaign.launch.slurm import SlurmLauncher
-from prefect_campaign.launch.slurm_files import SharedRunDirs, Trace, read_trace
+from prefect_campaign.launch.slurm_files import LOG_TAIL, SharedRunDirs, Trace, log_folder, read_trace
 from prefect_campaign.launch.slurm_programs import RemotePrograms
 from prefect_campaign.launch.slurm_settings import SlurmSettings
 from prefect_campaign.launch.ssh_code import CodeSync
@@ -42,6 +42,7 @@ pc_trace() {
     [ -e "$2/claim/stop" ] && pc_stop=stop
     pc_record=-
     [ -e "$2/status.json" ] && pc_record=x$(head -c 65537 "$2/status.json" | pc_hex)
+    [ -e "$2/claim/stop" ] && pc_stop=stop
     echo "$1 trace ${pc_owner:--} $(pc_when "$2/claim/pid") $pc_stop $(pc_when "$2/status.json") $pc_record"
 }
 """
@@ -127,6 +128,14 @@ class RemoteRunDirs:
             except CampaignError as error:
                 found |= {spec.token: Trace(unread=str(error)) for spec in some}
         return found
+
+    async def said(self, spec: AttemptSpec, cluster: str, name: str) -> str:
+        """The end of Slurm's own log of a job, from there."""
+        try:
+            path = log_folder((await self._there()).run_dir(spec), cluster) / name
+            return await self._connection.read(f"tail -c {LOG_TAIL} {quote(str(path))} 2>/dev/null || :")
+        except CampaignError:
+            return ""
 
     async def _seen(self, specs: Sequence[AttemptSpec]) -> dict[str, Trace]:
         place = await self._there()

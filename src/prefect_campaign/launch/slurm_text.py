@@ -5,12 +5,15 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from prefect_campaign.launch.slurm_state import state_name
+from prefect_campaign.launch.slurm_tables import read_table
 
 MARK = "pc"
 """First field of our rows, by which they are told from whatever else a site prints."""
 
-SQUEUE_FORMAT = f"{MARK}|%i|%T|%r|%N|%k|%j"
-SACCT_FIELDS = ("JobID", "State", "ExitCode", "NodeList", "Start", "End", "Submit", "JobName")
+SQUEUE_FORMAT = f"{MARK}|%i|%T|%r|%N|%j|%k"
+SACCT_FIELDS = ("JobID", "State", "ExitCode", "NodeList", "JobName")
+_QUEUE_COLUMNS = ("mark", "jobid", "state", "reason", "nodelist", "name", "comment")
+_NO_NODE = ("None assigned", "(null)", "n/a", "None")
 
 _SUBMITTED = re.compile(r"(?:^|:\s|\s)(?:submitted batch job|granted job allocation)\s+(\d+)(?!\S*\d)", re.I)
 _CHATTER = re.compile(r"\bsubmitted (?:batch )?job:?\s+(\d+)\b", re.I)
@@ -61,9 +64,6 @@ class Row:
     comment: str = ""
     exit_code: int | None = None
     signal: int | None = None
-    started: str = ""
-    ended: str = ""
-    submitted: str = ""
 
 
 def read_submitted(out: str, err: str = "") -> str | None:
@@ -113,17 +113,11 @@ def read_tasks(text: str) -> Tasks:
 def read_queue(out: str) -> list[Row]:
     """The rows of ``squeue --format`` with `SQUEUE_FORMAT`; any other line is left out."""
     rows = []
-    for line in out.splitlines():
-        # A name of ours has no bar; a comment or reason of somebody else's may.
-        parts = line.strip().split("|")
-        if len(parts) < 7 or parts[0] != MARK:
-            continue
-        id_ = read_id(parts[1])
-        if id_ is None:
-            continue
-        comment = "|".join(parts[5:-1])
-        node = parts[4] if parts[4] not in ("(null)", "n/a") else ""
-        rows.append(Row(id_, parts[-1], state_name(parts[2]), parts[3], node, comment))
+    for found in read_table(out, _QUEUE_COLUMNS, "|"):
+        id_ = read_id(found.get("id", ""))
+        if id_ is not None and found.get("mark") == MARK:
+            node = found["node"] if found["node"] not in _NO_NODE else ""
+            rows.append(Row(id_, found["name"], state_name(found["state"]), found["reason"], node, found["comment"]))
     return rows
 
 
@@ -133,15 +127,13 @@ def read_accounting(out: str) -> list[Row]:
     Where a job is told several times (it ran again), the last one that was submitted or started stands last.
     """
     rows = []
-    for line in out.splitlines():
-        parts = line.strip().split("|", len(SACCT_FIELDS) - 1)
-        id_ = read_id(parts[0])
-        if id_ is None or len(parts) < len(SACCT_FIELDS):
+    for found in read_table(out, SACCT_FIELDS, "|"):
+        id_ = read_id(found.get("id", ""))
+        if id_ is None or "name" not in found or "exit" not in found:
             continue
-        code, signal = read_exit(parts[2])
-        node = parts[3] if parts[3] != "None assigned" else ""
-        times = {"started": parts[4], "ended": parts[5], "submitted": parts[6]}
-        rows.append(Row(id_, parts[7], state_name(parts[1]), "", node, "", code, signal, **times))
+        code, signal = read_exit(found["exit"])
+        node = found["node"] if found["node"] not in _NO_NODE else ""
+        rows.append(Row(id_, found["name"], state_name(found["state"]), "", node, "", code, signal))
     return rows
 
 
