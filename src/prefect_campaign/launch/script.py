@@ -106,6 +106,8 @@ _STILL_OWNED = """\
     pc_owner= pc_now=
     read -r pc_owner pc_now 2>/dev/null <"$pc_run/claim/job"
     [ "$pc_owner $pc_now" = "$pc_job $pc_try" ] || exit {duplicate}
+    # The scheduler's TERM may have ended the command before this script got its own.
+    [ "$1" -le 128 ] || : >"$pc_run/claim/stop"
 """
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 from contract.launchers import make_spec
 
+from prefect_campaign.launch.slurm_files import read_trace
 from prefect_campaign.launch.slurm_manifest import Manifest, Manifests, array_name
 from prefect_campaign.launch.slurm_script import array_script, attempt_script, sbatch_options, shape_of
 from prefect_campaign.launch.slurm_settings import SlurmSettings
@@ -148,3 +149,15 @@ def test_names_of_arrays_are_unlike_each_other_and_safe():
     names = {array_name(tokens, runs, at) for tokens in both for runs in ("/a", "/b") for at in (1.0, 2.0)}
     assert len(names) == 8
     assert all(name.startswith("pc-d") and len(name) <= 64 and "," not in name for name in names)
+
+
+def test_a_command_that_died_of_a_signal_may_run_again_if_its_scheduler_says_so(tmp_path):
+    run_dir = tmp_path / "runs/e/a1"
+    run_dir.mkdir(parents=True)
+    spec = make_spec(run_dir, "sh", "-c", "kill -TERM $$", workdir=str(tmp_path))
+    text = attempt_script(spec, SlurmSettings("lab"))
+    assert run_job(text, "7", 0) == 143
+    assert read_trace(spec).stopped
+    assert run_job(text, "8", 0) == 75
+    assert run_job(text, "7", 1) == 143
+    assert (run_dir / "status.json.before-1").exists()
