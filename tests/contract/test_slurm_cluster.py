@@ -16,7 +16,7 @@ from prefect_campaign.launch.slurm_settings import SlurmSettings
 from prefect_campaign.model.errors import CampaignError, Refused, Transient, Unknown
 from prefect_campaign.model.records import AttemptSpec, Handle
 
-pytestmark = [pytest.mark.slurm, pytest.mark.timeout(240)]
+pytestmark = pytest.mark.timeout(240)
 
 GO = 'touch "$0.up"; until [ -e "$0.go" ]; do sleep 0.05; done; echo run >>"$0.runs"'
 

@@ -9,8 +9,6 @@ from contract.queue_contract import QueueContract
 from prefect_campaign.launch.slurm import SlurmLauncher
 from prefect_campaign.launch.slurm_settings import SlurmSettings
 
-pytestmark = pytest.mark.slurm
-
 
 @pytest.fixture
 def settings(slurm) -> SlurmSettings:

@@ -87,10 +87,10 @@ async def test_how_slurm_says_it_ended_is_told_apart(fake, new, clock, spec_of, 
     handle = await launcher.submit(spec := spec_of("true"))
     fake.sql("update tasks set state = ?, node = 'n2', ended = 9e9", state)
     seen = await see(launcher, spec, handle)
-    assert (seen.status, seen.host) == ("running", "n2")  # a record may still come
+    assert (seen.status, seen.node) == ("running", "n2")  # a record may still come
     clock.advance(30)
     seen = await see(launcher, spec, handle)
-    assert (seen.status, seen.scheduler_state, seen.host) == ("gone", state, "n2")
+    assert (seen.status, seen.scheduler_state, seen.node) == ("gone", state, "n2")
     assert seen.oom_killed == (state == "OUT_OF_MEMORY")
 
 
@@ -128,6 +128,7 @@ async def test_one_that_never_starts_is_told_from_one_that_waits(fake, new, spec
     fake.sql("update tasks set reason = 'PartitionTimeLimit'")
     seen = await see(launcher, spec, handle)
     assert seen.status == "pending"
+    assert seen.stuck
     assert seen.detail.startswith(f"{NEVER}: PartitionTimeLimit: ")
 
 

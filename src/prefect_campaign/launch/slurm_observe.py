@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from prefect_campaign.launch.slurm_files import RunDirs, Trace, with_detail
-from prefect_campaign.launch.slurm_reasons import pending_detail
+from prefect_campaign.launch.slurm_reasons import NEVER, pending_detail
 from prefect_campaign.launch.slurm_scheduler import Scheduler
 from prefect_campaign.launch.slurm_state import HELD, OVER, WAITING
 from prefect_campaign.launch.slurm_text import Row
@@ -140,7 +140,8 @@ class Observer:
         if grouped and row in self._shown:
             return self._shown[row]  # thousands of tasks wait in one row
         detail = pending_detail(row.reason, row.id.base if grouped else job.id, held=row.state in HELD)
-        seen = Observation("pending", detail=detail, scheduler_state=row.state)
+        stuck = detail.startswith(NEVER)
+        seen = Observation("pending", detail=detail, scheduler_state=row.state, stuck=stuck)
         if grouped:
             self._shown[row] = seen
         return seen
@@ -154,7 +155,7 @@ class Observer:
         if trace.end is not None and not trace.stopped:
             self._doubts.pop(token, None)
             state = row.state if row is not None and row.state in OVER else None
-            return with_detail(trace, scheduler_state=_telling(state), host=row.node if row else "")
+            return with_detail(trace, scheduler_state=_telling(state), node=row.node if row else "")
         if view is None:
             detail = "; ".join(filter(None, (trace.problem, silence)))
             return Observation("unreachable", started_at=trace.started_at, detail=detail)
@@ -174,7 +175,7 @@ class Observer:
                 started_at=trace.started_at,
                 detail="; ".join(filter(None, (trace.problem, "" if row.state == "RUNNING" else row.state.lower()))),
                 scheduler_state=row.state,
-                host=row.node,
+                node=row.node,
             )
         return self._over(job, row, trace, now)
 
@@ -182,7 +183,7 @@ class Observer:
         """Slurm says that the job is over for good."""
         if trace.end is not None:
             self._doubts.pop(job.spec.token, None)
-            return with_detail(trace, scheduler_state=row.state, host=row.node)
+            return with_detail(trace, scheduler_state=row.state, node=row.node)
         doubt = self._doubts.setdefault(job.spec.token, _Doubt(now))
         doubt.final = row
         if doubt.over_since is None:
@@ -190,7 +191,7 @@ class Observer:
         ran = bool(row.node) or bool(trace.claimed_by)
         if ran and not trace.problem and now - doubt.over_since < self._record_seconds:
             detail = f"is over ({row.state}); its exit record is waited for"
-            return Observation("running", started_at=trace.started_at, detail=detail, host=row.node)
+            return Observation("running", started_at=trace.started_at, detail=detail, node=row.node)
         why = trace.problem or f"Slurm says {row.state}, and there is no exit record in {job.spec.run_dir}"
         return Observation(
             "gone",
@@ -198,7 +199,7 @@ class Observer:
             detail=why,
             scheduler_state=row.state,
             oom_killed=row.state == "OUT_OF_MEMORY",
-            host=row.node,
+            node=row.node,
         )
 
     async def _explained(self, job: _Job, seen: Observation) -> Observation:
