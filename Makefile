@@ -46,6 +46,7 @@ test: lint
 bench: setup
 	$(BIN)/python bench/throughput.py
 	$(BIN)/python bench/packing.py
+	$(BIN)/python bench/slurm.py
 
 # Standard library only: it runs before there is a virtual environment.
 RIG = PYTHONPATH=tests:src PYTHONDONTWRITEBYTECODE=1 $(PYTHON) -m rig

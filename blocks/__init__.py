@@ -1,9 +1,10 @@
 """Prefect blocks: where experiments run."""
 
 from prefect_campaign.blocks.machines import LocalMachine
+from prefect_campaign.blocks.slurm import SlurmCluster
 from prefect_campaign.blocks.ssh import SshMachine
 
-__all__ = ["LocalMachine", "SshMachine"]
+__all__ = ["LocalMachine", "SlurmCluster", "SshMachine"]
 
 try:
     from prefect_campaign.blocks.docker import DockerMachine

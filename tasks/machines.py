@@ -20,6 +20,7 @@ BLOCKS = {
     "local": ("machines", "LocalMachine"),
     "ssh": ("ssh", "SshMachine"),
     "docker": ("docker", "DockerMachine"),
+    "slurm": ("slurm", "SlurmCluster"),
 }
 """What stands before the slash of a `launcher` entry -> module and class of its block."""
 

@@ -8,7 +8,7 @@ from contract.leftovers import no_leftovers
 from docker_lab import BUSYBOX, Lab
 from fake_docker import FakeEngine
 
-PARTS = ("launchers", "running", "keeping", "cancelling", "gpus", "docker_faults")
+PARTS = ("launchers", "running", "keeping", "cancelling", "gpus", "docker_faults", "queue_contract")
 pytest.register_assert_rewrite(*(f"contract.{part}" for part in PARTS))
 
 

@@ -11,6 +11,25 @@ from ends import ended
 from prefect_campaign.model.errors import Unknown
 from prefect_campaign.model.records import Handle
 
+DAMAGED = (
+    b"",
+    b"{",
+    b'{"state":"exited","exit_code":0,"tok',
+    b"\xff\xfe\x00",
+    b"[]",
+    b"null",
+    b'{"state":"exited","exit_code":true,"token":"pc-test-e-a1"}',
+    b'{"state":"exited","exit_code":"0","token":"pc-test-e-a1"}',
+    b'{"state":"exited","exit_code":-1,"token":"pc-test-e-a1"}',
+    b'{"state":"exited","exit_code":NaN,"token":"pc-test-e-a1"}',
+    b'{"state":"running","exit_code":0,"token":"pc-test-e-a1"}',
+    b'{"state":"exited","exit_code":0,"token":"pc-test-other-a1"}',
+    b'{"state":"exited","exit_code":0}',
+    b'{"state":"exited","exit_code":0,"token":"pc-test-e-a1"}' + b" " * 100_000,
+    b"[" * 50_000,
+)
+"""Contents that are no exit record of the attempt ``pc-test-e-a1``."""
+
 
 class KeepingContract(LauncherTests):
     """No job is started twice, none is lost, and its end is told."""
@@ -96,26 +115,7 @@ class KeepingContract(LauncherTests):
         await wait_until(lambda: len(told) == 3)
         assert told[2] == ("late", spec.token)
 
-    @pytest.mark.parametrize(
-        "content",
-        [
-            b"",
-            b"{",
-            b'{"state":"exited","exit_code":0,"tok',
-            b"\xff\xfe\x00",
-            b"[]",
-            b"null",
-            b'{"state":"exited","exit_code":true,"token":"pc-test-e-a1"}',
-            b'{"state":"exited","exit_code":"0","token":"pc-test-e-a1"}',
-            b'{"state":"exited","exit_code":-1,"token":"pc-test-e-a1"}',
-            b'{"state":"exited","exit_code":NaN,"token":"pc-test-e-a1"}',
-            b'{"state":"running","exit_code":0,"token":"pc-test-e-a1"}',
-            b'{"state":"exited","exit_code":0,"token":"pc-test-other-a1"}',
-            b'{"state":"exited","exit_code":0}',
-            b'{"state":"exited","exit_code":0,"token":"pc-test-e-a1"}' + b" " * 100_000,
-            b"[" * 50_000,
-        ],
-    )
+    @pytest.mark.parametrize("content", DAMAGED)
     async def test_a_damaged_record_is_no_exit_and_is_set_aside(self, launcher, spec_of, content):
         spec = spec_of("true")
         handle = await launcher.submit(spec)

@@ -82,7 +82,7 @@ BAD = {
     "command not found": Bad(spec(command="no-such-program {method}"), ("command", "'no-such-program'", "PATH")),
     "script not found": Bad(spec(command="python3 nowhere.py {method}"), ("command", "'nowhere.py'", "not found in")),
     "workdir not found": Bad(spec(workdir="nowhere"), ("workdir", "nowhere", "not a folder")),
-    "launcher": Bad(spec(launcher="slurm/lab"), ("launcher", "'slurm/lab' is no machine", "ssh/<block>")),
+    "launcher": Bad(spec(launcher="lsf/lab"), ("launcher", "'lsf/lab' is no machine", "ssh/<block>")),
     "bad answer": Bad(
         lambda world: ["run", str(world.spec()), "--approve", "MAYBE"], ("--approve 'MAYBE'", "CONTINUE, PIVOT, KILL")
     ),

@@ -5,6 +5,7 @@ from typing import Any
 
 from prefect_campaign.cli.doctor_here import disk, gb
 from prefect_campaign.cli.doctor_prefect import Block
+from prefect_campaign.cli.doctor_slurm import slurm
 from prefect_campaign.cli.findings import BAD, GOOD, NOTE, WARN, Finding, of_error
 from prefect_campaign.launch.local import LocalLauncher
 from prefect_campaign.launch.ssh_inspect import Inspection, inspect
@@ -136,7 +137,7 @@ def models(gpus: Sequence[Gpu]) -> str:
     )
 
 
-_KINDS = {"local": _local, "ssh": _ssh, "docker": _docker}
+_KINDS = {"local": _local, "ssh": _ssh, "docker": _docker, "slurm": slurm}
 
 
 def _first_line(error: ValueError) -> str:

@@ -1,0 +1,209 @@
+"""The Slurm launcher: experiments as jobs and arrays of one cluster, watched by one squeue for all of them."""
+
+import asyncio
+import logging
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from prefect_campaign.launch.script import STDERR_NAME, STDOUT_NAME
+from prefect_campaign.launch.slurm_cancel import Canceller
+from prefect_campaign.launch.slurm_files import RunDirs, SharedRunDirs, has_record
+from prefect_campaign.launch.slurm_find import Finder
+from prefect_campaign.launch.slurm_manifest import Manifests
+from prefect_campaign.launch.slurm_observe import Observer
+from prefect_campaign.launch.slurm_programs import LocalPrograms, Programs
+from prefect_campaign.launch.slurm_scheduler import Scheduler
+from prefect_campaign.launch.slurm_settings import SlurmSettings
+from prefect_campaign.launch.slurm_submit import SLURM, Submitter
+from prefect_campaign.launch.slurm_view import split_id
+from prefect_campaign.model.clock import Clock, system_clock
+from prefect_campaign.model.devices import HostView
+from prefect_campaign.model.errors import CampaignError, Transient
+from prefect_campaign.model.records import AttemptSpec, Handle, Observation
+
+POLL_SECONDS = 30.0
+_LOOK_SECONDS = 30.0
+"""How old an answer may be that `look` goes by."""
+_RECORD_SECONDS = 2.0
+"""How often running jobs' run dirs are looked into: an end is seen sooner than Slurm is asked again."""
+_NOTHING = "pc-nothing"
+"""A name that no job has: to see whether Slurm answers."""
+
+log = logging.getLogger("prefect_campaign")
+
+
+@dataclass
+class _Followed:
+    """A job whose end this launcher will notice."""
+
+    spec: AttemptSpec
+    handle: Handle
+    running: bool = False
+    on_end: list[Callable[[str], None]] = field(default_factory=list)
+
+
+class SlurmLauncher:
+    """Runs attempts on one Slurm cluster.
+
+    Args:
+        settings: of the cluster.
+        programs: runs Slurm's programs; by default those of this machine.
+        files: the run dirs; by default on a file system that the nodes share with this machine.
+        poll_seconds: how old an answer of Slurm may be.
+        clock: seconds since the epoch.
+    """
+
+    name = SLURM
+
+    def __init__(
+        self,
+        settings: SlurmSettings,
+        *,
+        programs: Programs | None = None,
+        files: RunDirs | None = None,
+        poll_seconds: float = POLL_SECONDS,
+        clock: Clock = system_clock,
+    ) -> None:
+        self.settings = settings
+        self.slots = settings.max_jobs
+        self.poll_seconds = poll_seconds
+        self._clock = clock
+        programs = programs or LocalPrograms(settings.programs, settings.conf)
+        files = files or SharedRunDirs()
+        manifests = Manifests(settings.name)
+        self._programs = programs
+        self._scheduler = Scheduler(settings.name, programs, clock)
+        self._submitter = Submitter(settings, programs, self._scheduler, files, manifests, clock)
+        self._finder = Finder(settings.name, self._scheduler, files, manifests, clock)
+        self._observer = Observer(settings.name, self._scheduler, files, clock, record_seconds=settings.record_seconds)
+        self._canceller = Canceller(settings.name, programs, self._scheduler, clock)
+        self._absent: set[str] = set()
+        """Tokens of which `find` could say that there is no job."""
+        self._followed: dict[str, _Followed] = {}
+        self._poller: asyncio.Task[None] | None = None
+
+    async def look(self) -> list[HostView]:
+        """The queue; if Slurm does not answer, that is its problem."""
+        problem = ""
+        try:
+            await self._scheduler.queue([_NOTHING], max_age=max(_LOOK_SECONDS, self.poll_seconds))
+        except CampaignError as error:
+            problem = str(error)
+        view = HostView(
+            self.settings.name,
+            self.slots,
+            problem=problem,
+            factor=self.settings.factor,
+            launcher=SLURM,
+            queue=True,
+            seen_at=self._clock(),
+        )
+        return [view]
+
+    async def submit(self, spec: AttemptSpec) -> Handle:
+        """Hand one attempt over.
+
+        Raises:
+            Transient: nothing was handed over; it may work later.
+            Refused: this spec, or the cluster's settings, can never work.
+            Unknown: it may have been handed over, now or before: look with `find`.
+        """
+        answer = (await self.submit_all([spec]))[spec.token]
+        if isinstance(answer, CampaignError):
+            raise answer
+        return answer
+
+    async def submit_all(self, specs: Sequence[AttemptSpec]) -> dict[str, Handle | CampaignError]:
+        """Hand many attempts over, those of one shape as arrays; each submission is on disk before it is made."""
+        free = frozenset(self._absent)
+        self._absent.difference_update(spec.token for spec in specs)
+        return await self._submitter.submit(specs, free)
+
+    async def find(self, spec: AttemptSpec) -> Handle | None:
+        """The job of this attempt by its claim, its manifest, or its name in squeue and then sacct.
+
+        Of several the first one stays, and the others are cancelled.
+
+        Raises:
+            Unknown: there may be one; look again later.
+            Transient: Slurm cannot be asked now, so that nothing is known.
+        """
+        found = await self._finder.find(spec)
+        if found.handle is None:
+            self._absent.add(spec.token)
+        for other in found.rest:
+            log.warning(
+                "%s: job %s on %s is a second one of this attempt; cancelled", spec.token, other, self.settings.name
+            )
+            await self._programs.run(["scancel", other])
+        return found.handle
+
+    async def observe(self, handles: Sequence[tuple[AttemptSpec, Handle]]) -> dict[str, Observation]:
+        """See many jobs by one squeue, not older than `poll_seconds`, and at most one sacct."""
+        return await self._observer.observe(handles, max_age=self.poll_seconds)
+
+    async def cancel(self, spec: AttemptSpec, handle: Handle, *, grace_seconds: float = 10.0) -> None:
+        """End the job: Slurm sends TERM and, after its own KillWait or the grace, KILL. Believed only when seen.
+
+        Raises:
+            Transient: Slurm cannot be asked, or the job is still there.
+        """
+        id_, name = split_id(handle.job_id), handle.detail.get("name")
+        if handle.host != self.settings.name or id_ is None or not isinstance(name, str):
+            raise Transient(f"{spec.token}: {handle.host} {handle.job_id!r:.60} is no job of {self.settings.name}")
+        await self._canceller.cancel(spec.token, name, id_.base, id_.task, grace_seconds)
+        self._observer.cancelled.add(spec.token)
+
+    def watch(self, spec: AttemptSpec, handle: Handle, on_end: Callable[[str], None]) -> None:
+        """Call `on_end(token)` once the job is over; one poller looks after all jobs."""
+        followed = self._followed.setdefault(spec.token, _Followed(spec, handle))
+        followed.on_end.append(on_end)
+        if self._poller is None or self._poller.done():
+            self._poller = asyncio.get_running_loop().create_task(self._poll())
+
+    def logs(self, spec: AttemptSpec) -> tuple[Path, Path]:
+        """Paths of stdout and stderr of the attempt."""
+        run_dir = Path(spec.run_dir)
+        return run_dir / STDOUT_NAME, run_dir / STDERR_NAME
+
+    def close(self) -> None:
+        """Stop watching; jobs go on and can be found again."""
+        self._followed.clear()
+        self._canceller.close()
+        if self._poller is not None and not self._poller.get_loop().is_closed():
+            self._poller.cancel()
+        self._poller = None
+
+    async def _poll(self) -> None:
+        asked_at = float("-inf")
+        await asyncio.sleep(0)  # who watches many at once is done first
+        while self._followed:
+            now = self._clock()
+            # A new answer for all when it is due; between two, only run dirs of running jobs are looked into.
+            due = now - asked_at >= self.poll_seconds
+            asked_at = now if due else asked_at
+            await self._see(list(self._followed.values()) if due else await self._recorded())
+            await asyncio.sleep(min(self.poll_seconds, _RECORD_SECONDS) if self._followed else 0)
+
+    async def _recorded(self) -> list[_Followed]:
+        running = [one for one in self._followed.values() if one.running]
+        return await asyncio.to_thread(lambda: [one for one in running if has_record(one.spec)])
+
+    async def _see(self, some: Sequence[_Followed]) -> None:
+        if not some:
+            return
+        try:
+            seen = await self.observe([(one.spec, one.handle) for one in some])
+        except Exception:
+            log.exception("%s: jobs could not be looked at", self.settings.name)
+            return
+        for token, one in seen.items():
+            followed = self._followed.get(token)
+            if followed is None:
+                continue
+            followed.running = one.status == "running"
+            if one.status in ("exited", "gone"):
+                del self._followed[token]
+                for on_end in followed.on_end:
+                    on_end(token)

@@ -1,0 +1,108 @@
+"""Finding the job of an attempt without a handle: by its claim, by its manifest, by name in queue and accounts."""
+
+from dataclasses import dataclass, replace
+
+from prefect_campaign.launch.slurm_files import RunDirs
+from prefect_campaign.launch.slurm_manifest import Entry, Manifests
+from prefect_campaign.launch.slurm_scheduler import Scheduler
+from prefect_campaign.launch.slurm_submit import SLURM, handle_of
+from prefect_campaign.launch.slurm_view import id_text, split_id
+from prefect_campaign.model.clock import Clock
+from prefect_campaign.model.errors import Unknown
+from prefect_campaign.model.records import AttemptSpec, Handle
+
+GRACE_SECONDS = 90.0
+"""So long after a submission whose answer is not known, an absent job proves nothing: sbatch may still be trying."""
+APART_SECONDS = 5.0
+"""Between the two looks after which a job is believed to be absent."""
+
+
+@dataclass(frozen=True)
+class Found:
+    """What a search came to."""
+
+    handle: Handle | None
+    rest: tuple[str, ...] = ()
+    """Ids of further jobs of the same attempt, which must go."""
+
+
+class Finder:
+    """Looks for jobs on one cluster."""
+
+    def __init__(self, name: str, scheduler: Scheduler, files: RunDirs, manifests: Manifests, clock: Clock) -> None:
+        self._name = name
+        self._scheduler = scheduler
+        self._files = files
+        self._manifests = manifests
+        self._clock = clock
+        self._missed: dict[str, float] = {}
+        """Key of a manifest -> when its job was first not to be seen, the grace being over."""
+
+    async def find(self, spec: AttemptSpec) -> Found:
+        """The job of an attempt; without a handle only if it is sure that there is none.
+
+        Raises:
+            Unknown: there may be one.
+            Transient: Slurm cannot be asked now, so that nothing is known.
+        """
+        entries = self._manifests.entries(spec.run_dir, spec.token)
+        trace = (await self._files.traces([spec]))[spec.token]
+        if trace.unread:
+            raise Unknown(f"{spec.token}: {trace.unread}")
+        if trace.claimed_by:
+            return Found(self._of_claim(spec, entries, trace.claimed_by))
+        known = [entry for entry in entries if entry.manifest.job_id]
+        for entry in entries:
+            if entry.manifest.job_id is None:
+                known += await self._looked_for(spec, entry)
+        if not known:
+            return Found(None)
+        first, *others = sorted(known, key=lambda entry: int(entry.manifest.job_id or 0))
+        rest = tuple(id_text(one.manifest.job_id or "", one.index) for one in others)
+        return Found(handle_of(self._name, first.manifest, first.manifest.job_id or "", first.index), rest)
+
+    def _of_claim(self, spec: AttemptSpec, entries: list[Entry], claimed_by: str) -> Handle:
+        """The job that won the claim is the one, whatever else was submitted."""
+        id_ = split_id(claimed_by)
+        if id_ is not None:
+            fitting = [one for one in entries if one.index == id_.task and one.manifest.job_id in (None, id_.base)]
+            for entry in sorted(fitting, key=lambda one: one.manifest.job_id is None):
+                return handle_of(self._name, entry.manifest, id_.base, entry.index)
+        detail = {"name": spec.token, "submitted_at": 0.0}
+        return Handle(launcher=SLURM, host=self._name, job_id=claimed_by if id_ else "", detail=detail)
+
+    async def _looked_for(self, spec: AttemptSpec, entry: Entry) -> list[Entry]:
+        """The submission with its id, or nothing if it surely came to nothing.
+
+        Raises:
+            Unknown: it cannot be said yet.
+            Transient: Slurm cannot be asked now.
+        """
+        manifest, now = entry.manifest, self._clock()
+        view = await self._scheduler.queue([manifest.name])
+        bases = view.bases(manifest.name, manifest.mark)
+        if not bases:
+            seen = await self._scheduler.accounts(names=[manifest.name], since=manifest.submitted_at)
+            bases = seen.bases(manifest.name)
+        runs = _runs_of(spec)
+        if bases:
+            self._manifests.answered(runs, manifest.key, bases[0])
+            return [_with_id(entry, base) for base in bases]
+        since = now - manifest.submitted_at
+        if since < GRACE_SECONDS:
+            left = GRACE_SECONDS - since
+            raise Unknown(f"{spec.token}: {self._name} shows no job {manifest.name}, but may yet for {left:.0f} s")
+        first_missed = self._missed.setdefault(manifest.key, now)
+        if now - first_missed < APART_SECONDS:
+            raise Unknown(f"{spec.token}: {self._name} shows no job {manifest.name}; it is looked for once more")
+        self._missed.pop(manifest.key)
+        self._manifests.answered(runs, manifest.key, None)
+        return []
+
+
+def _with_id(entry: Entry, base: str) -> Entry:
+    return Entry(replace(entry.manifest, job_id=base), entry.index)
+
+
+def _runs_of(spec: AttemptSpec) -> str:
+    return spec.run_dir.rstrip("/").rsplit("/", 2)[0]

@@ -1,0 +1,265 @@
+"""What may be said of many jobs of one cluster: by one squeue, at most one sacct, and what the jobs left themselves."""
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+from prefect_campaign.launch.slurm_files import RunDirs, Trace, with_detail
+from prefect_campaign.launch.slurm_reasons import NEVER, pending_detail
+from prefect_campaign.launch.slurm_scheduler import Scheduler
+from prefect_campaign.launch.slurm_state import HELD, OVER, WAITING
+from prefect_campaign.launch.slurm_text import Row
+from prefect_campaign.launch.slurm_view import View, id_text, split_id
+from prefect_campaign.model.clock import Clock
+from prefect_campaign.model.errors import CampaignError
+from prefect_campaign.model.records import AttemptSpec, Handle, Observation
+from prefect_campaign.model.text import printable
+
+ABSENT_SECONDS = 60.0
+"""So long a job is looked for that Slurm showed before, or should show."""
+_ACCOUNTS_AGAIN = 15.0
+"""Seconds until the accounts are asked again about the same job; the pause doubles."""
+_LONGEST_AGAIN = 600.0
+_MEMORY = re.compile(r"exceeded (step |job )?memory limit|oom[-_ ]kill", re.IGNORECASE)
+
+
+@dataclass(slots=True)
+class _Doubt:
+    """A job that is over, or not to be seen, but of which nothing final can be said yet."""
+
+    since: float
+    looks: int = 0
+    """Whole answers of squeue without it."""
+    serial: int = -1
+    """Number of the last of them."""
+    final: Row | None = None
+    """How it ended, as Slurm says."""
+    over_since: float | None = None
+    ask_at: float = 0.0
+    pause: float = _ACCOUNTS_AGAIN
+    accounts: str = ""
+    """Why the accounts say nothing; empty if they answered."""
+    alive: str = ""
+    """State in the accounts of a job that squeue does not show."""
+
+
+@dataclass(frozen=True)
+class _Job:
+    spec: AttemptSpec
+    handle: Handle
+    name: str
+    base: str
+    index: int | None
+    submitted_at: float
+
+    @property
+    def id(self) -> str:
+        return id_text(self.base, self.index)
+
+
+class Observer:
+    """Sees the jobs of one cluster. Silence changes nothing: in doubt, a job is what it was."""
+
+    def __init__(self, name: str, scheduler: Scheduler, files: RunDirs, clock: Clock, *, record_seconds: float) -> None:
+        self.cancelled: set[str] = set()
+        """Tokens of jobs that were cancelled from here and seen to be gone: absence is what was asked for."""
+        self._name = name
+        self._scheduler = scheduler
+        self._files = files
+        self._clock = clock
+        self._record_seconds = record_seconds
+        self._doubts: dict[str, _Doubt] = {}
+        self._shown: dict[Row, Observation] = {}
+        self._last: View | None = None
+
+    async def observe(self, handles: Sequence[tuple[AttemptSpec, Handle]], *, max_age: float) -> dict[str, Observation]:
+        """Token -> what is seen of that job.
+
+        Args:
+            handles: the jobs.
+            max_age: how old an answer of squeue may be, in seconds.
+        """
+        found: dict[str, Observation] = {}
+        jobs = [job for spec, handle in handles if (job := self._job(spec, handle, found)) is not None]
+        if not jobs:
+            return found
+        view, silence = None, ""
+        try:
+            view = await self._scheduler.queue({job.name for job in jobs}, max_age=max_age)
+        except CampaignError as error:
+            silence = str(error)
+        if view is not self._last:
+            self._shown.clear()
+            self._last = view
+        rows = {job.spec.token: view.row(job.name, job.base, job.index) if view else None for job in jobs}
+        others = []
+        for job in jobs:
+            row = rows[job.spec.token]
+            if row is not None and row.state in WAITING:
+                found[job.spec.token] = self._waiting(job, row)
+            else:
+                others.append(job)
+        traces = await self._files.traces([job.spec for job in others]) if others else {}
+        missing = []
+        for job in others:
+            token = job.spec.token
+            one = self._judged(job, rows[token], traces[token], view, silence)
+            if one is not None:
+                found[token] = one
+            else:
+                missing.append(job)
+        if missing and view is not None:
+            await self._ask_accounts(missing)
+            for job in missing:
+                found[job.spec.token] = self._absent(job, traces[job.spec.token])
+        for job in others:
+            one = found[job.spec.token]
+            if one.status == "gone" and one.scheduler_state in ("FAILED", "OUT_OF_MEMORY"):
+                found[job.spec.token] = await self._explained(job, one)
+        return found
+
+    def forget(self, token: str) -> None:
+        """Nobody asks for it any more."""
+        self._doubts.pop(token, None)
+        self.cancelled.discard(token)
+
+    def _job(self, spec: AttemptSpec, handle: Handle, found: dict[str, Observation]) -> _Job | None:
+        id_ = split_id(handle.job_id)
+        name, at = handle.detail.get("name"), handle.detail.get("submitted_at")
+        if handle.host != self._name:
+            found[spec.token] = Observation("unreachable", detail=f"runs on {handle.host}, not on {self._name}")
+            return None
+        if id_ is None or not isinstance(name, str):
+            found[spec.token] = Observation("unreachable", detail=f"its id {handle.job_id!r:.60} is none of Slurm's")
+            return None
+        return _Job(spec, handle, name, id_.base, id_.task, float(at) if isinstance(at, int | float) else 0.0)
+
+    def _waiting(self, job: _Job, row: Row) -> Observation:
+        self._doubts.pop(job.spec.token, None)
+        grouped = row.id.tasks is not None
+        if grouped and row in self._shown:
+            return self._shown[row]  # thousands of tasks wait in one row
+        detail = pending_detail(row.reason, row.id.base if grouped else job.id, held=row.state in HELD)
+        stuck = detail.startswith(NEVER)
+        seen = Observation("pending", detail=detail, scheduler_state=row.state, stuck=stuck)
+        if grouped:
+            self._shown[row] = seen
+        return seen
+
+    def _judged(self, job: _Job, row: Row | None, trace: Trace, view: View | None, silence: str) -> Observation | None:
+        """What is known without the accounts; None if they must be asked."""
+        token, now = job.spec.token, self._clock()
+        doubt = self._doubts.get(token)
+        if trace.unread:
+            return Observation("unreachable", detail=trace.unread)
+        if trace.end is not None and not trace.stopped:
+            self._doubts.pop(token, None)
+            state = row.state if row is not None and row.state in OVER else None
+            return with_detail(trace, scheduler_state=_telling(state), node=row.node if row else "")
+        if view is None:
+            detail = "; ".join(filter(None, (trace.problem, silence)))
+            return Observation("unreachable", started_at=trace.started_at, detail=detail)
+        if row is None and doubt is not None and doubt.final is not None:
+            row = doubt.final
+        if row is None:
+            if job.submitted_at >= view.asked_at and token not in self.cancelled:
+                return Observation("pending", detail="waits: was just handed over")
+            doubt = self._doubts.setdefault(token, _Doubt(now))
+            if doubt.serial != view.serial:
+                doubt.looks, doubt.serial = doubt.looks + 1, view.serial
+            return None
+        if row.state not in OVER:
+            self._doubts.pop(token, None)
+            return Observation(
+                "running",
+                started_at=trace.started_at,
+                detail="; ".join(filter(None, (trace.problem, "" if row.state == "RUNNING" else row.state.lower()))),
+                scheduler_state=row.state,
+                node=row.node,
+            )
+        return self._over(job, row, trace, now)
+
+    def _over(self, job: _Job, row: Row, trace: Trace, now: float) -> Observation:
+        """Slurm says that the job is over for good."""
+        if trace.end is not None:
+            self._doubts.pop(job.spec.token, None)
+            return with_detail(trace, scheduler_state=row.state, node=row.node)
+        doubt = self._doubts.setdefault(job.spec.token, _Doubt(now))
+        doubt.final = row
+        if doubt.over_since is None:
+            doubt.over_since = now
+        ran = bool(row.node) or bool(trace.claimed_by)
+        if ran and not trace.problem and now - doubt.over_since < self._record_seconds:
+            detail = f"is over ({row.state}); its exit record is waited for"
+            return Observation("running", started_at=trace.started_at, detail=detail, node=row.node)
+        why = trace.problem or f"Slurm says {row.state}, and there is no exit record in {job.spec.run_dir}"
+        return Observation(
+            "gone",
+            started_at=trace.started_at,
+            detail=why,
+            scheduler_state=row.state,
+            oom_killed=row.state == "OUT_OF_MEMORY",
+            node=row.node,
+        )
+
+    async def _explained(self, job: _Job, seen: Observation) -> Observation:
+        """With what Slurm wrote into the job's own log: why it could not be launched, or that memory ran out."""
+        name = job.name if job.index is None else f"{job.name}-{job.index}"
+        text = await self._files.said(job.spec, self._name, f"{name}.log")
+        lines = [line.strip() for line in text.splitlines() if line.strip()]
+        memory = [line for line in lines if _MEMORY.search(line)]
+        if not lines:
+            return seen
+        last = printable((memory or lines)[-1])[:200]
+        return replace(seen, detail=f"{seen.detail}; {last}", oom_killed=seen.oom_killed or bool(memory))
+
+    async def _ask_accounts(self, missing: Sequence[_Job]) -> None:
+        """One sacct for all that are due."""
+        now = self._clock()
+        due = [job for job in missing if self._doubts[job.spec.token].ask_at <= now]
+        if not due:
+            return
+        why, view = "", None
+        try:
+            since = min(job.submitted_at for job in due)
+            view = await self._scheduler.accounts(ids=(job.base for job in due), since=since)
+        except CampaignError as error:
+            why = str(error)
+        for job in due:
+            doubt = self._doubts[job.spec.token]
+            doubt.ask_at, doubt.pause = now + doubt.pause, min(2 * doubt.pause, _LONGEST_AGAIN)
+            doubt.accounts = why
+            row = view.row(job.name, job.base, job.index) if view else None
+            doubt.alive = row.state if row is not None and row.state not in OVER else ""
+            if row is not None and row.state in OVER:
+                doubt.final = row
+
+    def _absent(self, job: _Job, trace: Trace) -> Observation:
+        """What is said of a job that squeue does not show."""
+        token, now = job.spec.token, self._clock()
+        doubt = self._doubts[token]
+        if doubt.final is not None:
+            return self._over(job, doubt.final, trace, now)
+        waited = now - max(doubt.since, job.submitted_at) >= ABSENT_SECONDS and doubt.looks >= 2
+        before = "running" if trace.claimed_by else "pending"
+        if token in self.cancelled:
+            # A task that is cancelled while it waits leaves no row anywhere.
+            if trace.end is not None:
+                return with_detail(trace, scheduler_state="CANCELLED")
+            return Observation("gone", started_at=trace.started_at, detail="was cancelled", scheduler_state="CANCELLED")
+        if not waited:
+            detail = f"{self._name} does not show job {job.id} now; it is looked for again"
+            return Observation(before, started_at=trace.started_at, detail=detail)  # type: ignore[arg-type]
+        if doubt.alive or doubt.accounts:
+            why = f"the accounts say {doubt.alive}" if doubt.alive else doubt.accounts
+            detail = f"{self._name}: squeue does not show job {job.id}, and {why}"
+            return Observation("unreachable", started_at=trace.started_at, detail=detail)
+        if trace.end is not None:
+            return with_detail(trace)
+        detail = trace.problem or f"neither squeue nor sacct knows job {job.id}, and there is no exit record"
+        return Observation("gone", started_at=trace.started_at, detail=detail)
+
+
+def _telling(state: str | None) -> str | None:
+    """States that say more than an exit code does."""
+    return state if state not in ("COMPLETED", "FAILED", None) else None

@@ -1,0 +1,206 @@
+"""What a cluster may do to our jobs, on the fake: silence and absence change no state, and only a look ends one."""
+
+import asyncio
+import json
+from pathlib import Path
+
+import pytest
+from contract.launchers import see, wait_until
+from contract.queue_contract import see_as
+from contract.slurm_world import DOWN, fake, new, spec_of
+from slurm_fake import FakeSlurm
+
+from prefect_campaign.launch.slurm_reasons import NEVER
+from prefect_campaign.model.errors import CampaignError, Transient
+from prefect_campaign.model.records import AttemptSpec
+
+__all__ = ["fake", "new", "spec_of"]
+
+
+async def test_a_silent_controller_changes_nothing(fake, new, clock, spec_of, tmp_path):
+    spec, launcher = spec_of("sh", "-c", f"touch {tmp_path}/up; until [ -e {tmp_path}/go ]; do sleep 0.02; done"), new()
+    handle = await launcher.submit(spec)
+    await wait_until((tmp_path / "up").exists)
+    fake.fault("squeue", acts=False, err=DOWN, rc=1)
+    for _ in range(10):
+        clock.advance(600)
+        seen = await see(launcher, spec, handle)
+        assert seen.status == "unreachable"
+        assert "Unable to contact" in seen.detail
+    (view,) = await launcher.look()
+    assert "Unable to contact" in view.problem
+    (tmp_path / "go").touch()
+    # Its own record tells the end, whether Slurm answers or not.
+    assert (await see_as(launcher, spec, handle, "exited")).exit_code == 0
+    fake.heal()
+    await see(launcher, spec, handle)
+    assert (await launcher.look())[0].problem == ""
+
+
+async def test_an_answer_that_says_an_error_and_ends_with_0_is_no_answer(fake, new, spec_of):
+    fake.configure(slots=0)
+    launcher = new()
+    handle = await launcher.submit(spec := spec_of("true"))
+    fake.fault("squeue", acts=False, err="squeue: error: slurm_load_jobs: try again\n", rc=0)
+    assert (await see(launcher, spec, handle)).status == "unreachable"
+
+
+async def test_a_job_that_is_not_to_be_seen_is_looked_for_and_only_then_gone(fake, new, clock, spec_of):
+    fake.configure(slots=0)
+    launcher = new()
+    handle = await launcher.submit(spec := spec_of("true"))
+    clock.advance(1000)
+    fake.sql("update arrays set purged = 1")
+    fake.sql("update tasks set hidden = 1, state = 'CANCELLED'")  # nowhere to be seen
+    for seconds in (0, 30, 29):
+        clock.advance(seconds)
+        assert (await see(launcher, spec, handle)).status == "pending"
+    clock.advance(2)
+    seen = await see(launcher, spec, handle)
+    assert (seen.status, seen.scheduler_state) == ("gone", None)
+
+
+async def test_a_purged_job_whose_accounts_are_down_is_unreachable_and_not_gone(fake, new, clock, spec_of):
+    fake.configure(slots=0)
+    launcher = new()
+    handle = await launcher.submit(spec := spec_of("true"))
+    fake.sql("update arrays set purged = 1")
+    fake.fault("sacct", acts=False, err="sacct: error: Problem talking to the database: Connection refused\n", rc=1)
+    for _ in range(6):
+        clock.advance(700)
+        seen = await see(launcher, spec, handle)
+        assert seen.status in ("pending", "unreachable")
+    assert seen.status == "unreachable"
+    fake.heal()
+    fake.sql("update tasks set state = 'NODE_FAIL', node = 'n1'")
+    clock.advance(700)
+    await see(launcher, spec, handle)
+    clock.advance(30)
+    seen = await see(launcher, spec, handle)
+    assert (seen.status, seen.scheduler_state) == ("gone", "NODE_FAIL")
+
+
+@pytest.mark.parametrize("state", ["TIMEOUT", "NODE_FAIL", "OUT_OF_MEMORY", "PREEMPTED", "FAILED", "CANCELLED"])
+async def test_how_slurm_says_it_ended_is_told_apart(fake, new, clock, spec_of, state):
+    fake.configure(slots=0)
+    launcher = new()
+    handle = await launcher.submit(spec := spec_of("true"))
+    fake.sql("update tasks set state = ?, node = 'n2', ended = 9e9", state)
+    seen = await see(launcher, spec, handle)
+    assert (seen.status, seen.node) == ("running", "n2")  # a record may still come
+    clock.advance(30)
+    seen = await see(launcher, spec, handle)
+    assert (seen.status, seen.scheduler_state, seen.node) == ("gone", state, "n2")
+    assert seen.oom_killed == (state == "OUT_OF_MEMORY")
+
+
+async def test_a_record_that_appears_late_is_believed(fake, new, clock, spec_of):
+    fake.configure(slots=0)
+    launcher = new()
+    handle = await launcher.submit(spec := spec_of("true"))
+    fake.sql("update tasks set state = 'COMPLETED', node = 'n2', ended = 9e9")
+    assert (await see(launcher, spec, handle)).status == "running"
+    clock.advance(10)
+    record = {"state": "exited", "exit_code": 0, "token": spec.token}
+    (Path(spec.run_dir) / "status.json").write_text(json.dumps(record))
+    assert (await see(launcher, spec, handle)).status == "exited"
+
+
+async def test_an_id_that_was_given_to_somebody_else_is_not_our_job(fake, new, clock, spec_of):
+    fake.configure(slots=0)
+    launcher = new()
+    handle = await launcher.submit(spec := spec_of("true"))
+    fake.sql("update arrays set name = 'somebody', comment = ''")
+    clock.advance(61)
+    await see(launcher, spec, handle)
+    clock.advance(61)
+    assert (await see(launcher, spec, handle)).status == "gone"
+    await launcher.cancel(spec, handle)
+    assert fake.calls("scancel") == []
+    assert fake.sql("select state from tasks") == [("PENDING",)]
+
+
+async def test_one_that_never_starts_is_told_from_one_that_waits(fake, new, spec_of):
+    fake.configure(slots=0)
+    launcher = new()
+    handle = await launcher.submit(spec := spec_of("true"))
+    assert (await see(launcher, spec, handle)).detail == "waits: Priority"
+    fake.sql("update tasks set reason = 'PartitionTimeLimit'")
+    seen = await see(launcher, spec, handle)
+    assert seen.status == "pending"
+    assert seen.stuck
+    assert seen.detail.startswith(f"{NEVER}: PartitionTimeLimit: ")
+
+
+async def test_a_requeued_job_runs_again_and_only_its_last_end_counts(fake, new, clock, spec_of, tmp_path):
+    script = f"echo run >>{tmp_path}/runs.txt; [ $(wc -l <{tmp_path}/runs.txt) = 2 ] && exit 3; exec sleep 60"
+    spec, launcher = spec_of("sh", "-c", script), new()
+    handle = await launcher.submit(spec)
+    await wait_until((tmp_path / "runs.txt").exists)
+    await see_as(launcher, spec, handle, "running")
+    await asyncio.create_subprocess_exec(str(fake.bin / "scontrol"), "requeue", handle.job_id)
+    seen = await see_as(launcher, spec, handle, "pending")
+    assert "BeginTime" in seen.detail
+    assert seen.exit_code is None
+    record = Path(spec.run_dir) / "status.json"
+    await wait_until(record.exists)  # of the run that was stopped
+    assert (await see(launcher, spec, handle)).status == "pending"
+    fake.sql("update tasks set reason = 'Priority'")
+    await asyncio.create_subprocess_exec(*_sbatch(fake, spec))  # wakes the fake
+    seen = await see_as(launcher, spec, handle, "exited")
+    assert seen.exit_code == 3
+    assert (tmp_path / "runs.txt").read_text() == "run\nrun\n"
+
+
+def _sbatch(fake: FakeSlurm, spec: AttemptSpec) -> list[str]:
+    options = "--job-name=other --output=/dev/null --chdir=/ --comment="
+    return ["sh", "-c", f"printf '#!/bin/sh\\n' | {fake.bin}/sbatch {options}"]
+
+
+# -- cancelling -----------------------------------------------------------------------------------------------------
+
+
+async def test_a_cancellation_that_does_nothing_is_not_believed(fake, new, clock, spec_of, monkeypatch):
+    monkeypatch.setattr("prefect_campaign.launch.slurm_cancel._LONGEST_PAUSE", 0.05)
+    fake.configure(slots=0)
+    fake.fault("scancel", acts=False, rc=0)
+    launcher = new()
+    handle = await launcher.submit(spec := spec_of("true"))
+    cancelling = asyncio.create_task(launcher.cancel(spec, handle, grace_seconds=1))
+    await wait_until(lambda: fake.calls("scancel"))
+    assert not cancelling.done()
+    assert (await see(launcher, spec, handle)).status == "pending"
+    clock.advance(15)
+    await wait_until(lambda: len(fake.calls("scancel")) >= 2)
+    clock.advance(60)
+    with pytest.raises(Transient):
+        await asyncio.wait_for(cancelling, 20)
+    fake.heal()
+    await launcher.cancel(spec, handle)
+    seen = await see(launcher, spec, handle)
+    assert (seen.status, seen.scheduler_state) == ("gone", "CANCELLED")
+
+
+async def test_many_cancellations_are_one_call_of_our_own_ids(fake, new, spec_of):
+    fake.configure(slots=0)
+    launcher = new()
+    specs = [spec_of("true", name=f"e{n}") for n in range(100)]
+    answer = await launcher.submit_all(specs)
+    other = spec_of("true", name="other")
+    kept = await launcher.submit(other)
+    await asyncio.gather(*(launcher.cancel(spec, answer[spec.token]) for spec in specs[10:60]))
+    assert [call[-1] for call in fake.calls("scancel")] == ["101_[10-59]"]
+    seen = await launcher.observe([(spec, answer[spec.token]) for spec in specs] + [(other, kept)])
+    assert [seen[spec.token].status for spec in specs] == ["pending"] * 10 + ["gone"] * 50 + ["pending"] * 40
+    assert seen[other.token].status == "pending"
+
+
+async def test_cancel_with_a_silent_controller_says_so(fake, new, spec_of):
+    fake.configure(slots=0)
+    launcher = new()
+    handle = await launcher.submit(spec := spec_of("true"))
+    fake.fault("squeue", acts=False, err=DOWN, rc=1)
+    with pytest.raises(CampaignError) as told:
+        await launcher.cancel(spec, handle)
+    assert isinstance(told.value, Transient)
+    assert fake.calls("scancel") == []
