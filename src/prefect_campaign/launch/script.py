@@ -1,6 +1,7 @@
 """The job script: POSIX sh that claims its run dir, runs the command and records how it ended (pure)."""
 
 import json
+from dataclasses import dataclass
 from pathlib import Path
 from shlex import quote
 
@@ -33,15 +34,15 @@ pc_token={token}
 
 # The claim: of two scripts in one run dir only one gets past this line.
 mkdir "$pc_run/claim" 2>/dev/null || {{
-    [ -d "$pc_run/claim" ] && exit {duplicate}
-    exit 73
+    [ -d "$pc_run/claim" ] || exit 73
+{taken}
 }}
-echo "$$" >"$pc_run/claim/pid"
+{owned}echo "$$" >"$pc_run/claim/pid"
 exec </dev/null >>"$pc_run/stdout.log" 2>>"$pc_run/stderr.log"
 
 pc_record() {{
     trap '' HUP INT TERM
-    printf '{{"state":"exited","exit_code":%d,"token":%s}}\\n' "$1" "$pc_token" \\
+{still_owned}    printf '{{"state":"exited","exit_code":%d,"token":%s}}\\n' "$1" "$pc_token" \\
         >"$pc_run/status.json.new" || exit 74
     mv -f "$pc_run/status.json.new" "$pc_run/status.json" || exit 74
     exit "$1"
@@ -49,9 +50,9 @@ pc_record() {{
 
 # A background child of sh ignores INT, so every signal is handed on as TERM.
 pc_stop() {{
+    : >"$pc_run/claim/stop"
     [ -n "$!" ] || pc_record 143
     pc_stopped=1
-    : >"$pc_run/claim/stop"
     kill -TERM "$!" 2>/dev/null
 }}
 pc_stopped=
@@ -59,7 +60,7 @@ trap pc_stop HUP INT TERM
 
 {{
 {exports}
-    cd -- {workdir} || {{
+{before}    cd -- {workdir} || {{
         printf '%s\\n' {no_workdir} >&2
         exit 126
     }}
@@ -82,13 +83,52 @@ done
 pc_record "$pc_code"
 """
 
+_TAKEN = """\
+    exit {duplicate}"""
 
-def job_script(spec: AttemptSpec, *, gpus_given: bool = False) -> str:
-    """Text of the attempt's `job.sh`; it needs nothing but a POSIX sh, mkdir and mv.
+# The scheduler ran this very job before and runs it again: it goes on in its own run dir, unless it ended by itself.
+_TAKEN_AGAIN = """\
+    pc_owner=
+    read -r pc_owner pc_before 2>/dev/null <"$pc_run/claim/job"
+    [ -n "$pc_job" ] && [ "$pc_owner" = "$pc_job" ] || exit {duplicate}
+    [ ! -e "$pc_run/status.json" ] || [ -e "$pc_run/claim/stop" ] || exit {duplicate}
+    mkdir "$pc_run/claim/again-$pc_try" 2>/dev/null || exit {duplicate}
+    mv -f "$pc_run/status.json" "$pc_run/status.json.before-$pc_try" 2>/dev/null
+    rm -f "$pc_run/claim/stop"
+"""
+
+_OWNED = """\
+echo "$pc_job $pc_try" >"$pc_run/claim/job"
+"""
+
+# A run of this job that its scheduler gave up for dead (a node without network) must not speak for the present one.
+_STILL_OWNED = """\
+    pc_owner= pc_now=
+    read -r pc_owner pc_now 2>/dev/null <"$pc_run/claim/job"
+    [ "$pc_owner $pc_now" = "$pc_job $pc_try" ] || exit {duplicate}
+"""
+
+
+@dataclass(frozen=True)
+class Scheduled:
+    """What is different in a job that a scheduler starts, perhaps more than once. All are lines or words of sh."""
+
+    job: str
+    """Words that give the scheduler's id of the job."""
+    again: str
+    """Words that give another value whenever the scheduler runs the job again, such as a count of restarts."""
+    before: str = ""
+    """Lines to run in the job's own process before its command."""
+
+
+def job_script(spec: AttemptSpec, *, gpus_given: bool = False, scheduled: Scheduled | None = None) -> str:
+    """Text of the attempt's `job.sh`; it needs nothing but a POSIX sh, mkdir, mv and rm.
 
     Args:
         spec: the attempt.
         gpus_given: whether a scheduler or a container gives the job its GPUs and says which; else the lease does.
+        scheduled: set where a scheduler may run the same job again after it stopped it (requeue, preemption): only
+            that job takes its own claim over, and only if it was stopped or left no record.
 
     The script exits with the command's own code; 126 if the working folder cannot be entered (said on
     stderr.log), 73 if the run dir cannot be claimed, 74 if the exit record cannot be written, and
@@ -99,10 +139,19 @@ def job_script(spec: AttemptSpec, *, gpus_given: bool = False) -> str:
     """
     environment = job_environment(spec, gpus_given=gpus_given)
     _check(spec, environment)
+    taken, owned, still_owned, before = _TAKEN, "", "", ""
+    if scheduled is not None:
+        taken, still_owned, before = _TAKEN_AGAIN, _STILL_OWNED, scheduled.before
+        owned = _OWNED
+    names = "" if scheduled is None else f"pc_job={scheduled.job}\npc_try={scheduled.again}\n"
     return _TEMPLATE.format(
         run_dir=quote(spec.run_dir),
-        token=quote(json.dumps(spec.token)),
+        token=f"{quote(json.dumps(spec.token))}\n{names}".rstrip("\n"),
         duplicate=DUPLICATE_EXIT,
+        taken=taken.format(duplicate=DUPLICATE_EXIT).rstrip("\n"),
+        owned=owned,
+        still_owned=still_owned.format(duplicate=DUPLICATE_EXIT),
+        before=before,
         exports="\n".join(f"    export {name}={quote(value)}" for name, value in environment.items()),
         workdir=quote(spec.workdir),
         no_workdir=quote(f"job.sh: cannot enter the working folder {spec.workdir}; does it exist on this host?"),
