@@ -20,6 +20,8 @@ BLOCKS = {
     "local": ("machines", "LocalMachine"),
     "ssh": ("ssh", "SshMachine"),
     "docker": ("docker", "DockerMachine"),
+    "pbs": ("pbs", "PbsCluster"),
+    "command": ("command", "CommandQueue"),
 }
 """What stands before the slash of a `launcher` entry -> module and class of its block."""
 
