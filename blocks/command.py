@@ -11,6 +11,7 @@ from prefect_campaign.launch.command_settings import MEANINGS, CommandSettings
 from prefect_campaign.launch.queue import QueueLauncher
 from prefect_campaign.launch.queue_away import place_of
 from prefect_campaign.launch.queue_judge import Patience
+from prefect_campaign.launch.queue_place import Place
 from prefect_campaign.model.errors import Refused
 
 
@@ -154,13 +155,21 @@ class CommandQueue(Block):
             job_id_variable=self.job_id_variable,
         )
 
+    def where(self) -> Place:
+        """Where its commands are run.
+
+        Raises:
+            Refused: a field can never work.
+        """
+        return place_of(self.name, self.ssh.host() if self.ssh else None, self.path, self.env)
+
     def launcher(self) -> QueueLauncher:
         """The launcher for this queue.
 
         Raises:
             Refused: a template or a pattern can never work.
         """
-        place = place_of(self.name, self.ssh.host() if self.ssh else None, self.path, self.env)
+        place = self.where()
         scheduler = CommandScheduler(self.name, self.settings(), place.run)
         patience = Patience(unlisted=self.unlisted_seconds)
         return QueueLauncher(self.name, scheduler, place, max_jobs=self.max_jobs, factor=self.factor, patience=patience)

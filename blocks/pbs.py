@@ -10,6 +10,7 @@ from prefect_campaign.launch.pbs import PbsScheduler
 from prefect_campaign.launch.pbs_script import PbsRequest
 from prefect_campaign.launch.queue import QueueLauncher
 from prefect_campaign.launch.queue_away import place_of
+from prefect_campaign.launch.queue_place import Place
 from prefect_campaign.model.errors import Refused
 
 
@@ -107,12 +108,20 @@ class PbsCluster(Block):
             directives=tuple(self.directives),
         )
 
+    def where(self) -> Place:
+        """Where its commands are run.
+
+        Raises:
+            Refused: a field can never work.
+        """
+        return place_of(self.name, self.ssh.host() if self.ssh else None, self.path, self.env)
+
     def launcher(self) -> QueueLauncher:
         """The launcher for this cluster.
 
         Raises:
             Refused: a field can never work.
         """
-        place = place_of(self.name, self.ssh.host() if self.ssh else None, self.path, self.env)
+        place = self.where()
         scheduler = PbsScheduler(self.name, self.request(), place.run, self.bin_folder)
         return QueueLauncher(self.name, scheduler, place, max_jobs=self.max_jobs, factor=self.factor)

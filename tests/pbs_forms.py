@@ -1,6 +1,7 @@
 """How the fake PBS prints jobs: as JSON, or in full with wrapped lines."""
 
 import json
+import sys
 
 
 def print_json(jobs, broken):
@@ -29,3 +30,15 @@ def print_attribute(name, value):
     print(line[:78])
     for start in range(78, len(line), 71):
         print("\t" + line[start : start + 71])
+
+
+def print_about(what, queue):
+    """The server, or a queue; the exit code."""
+    if what == "-B":
+        print("Server: pbs\n    server_state = Active\n    pbs_version = 23.06.06")
+        return 0
+    if queue == "nosuch":
+        print(f"qstat: Unknown queue {queue}", file=sys.stderr)
+        return 15018 % 256
+    print(f"Queue: {queue}\n    enabled = True\n    started = {queue != 'closed'}")
+    return 0

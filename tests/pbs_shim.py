@@ -13,7 +13,7 @@ import sys
 import time
 from contextlib import contextmanager, suppress
 
-from pbs_forms import print_full, print_json
+from pbs_forms import print_about, print_full, print_json
 
 ROOT = os.environ["FAKE_PBS"]
 SERVER = "pbs"
@@ -73,9 +73,6 @@ def number_of(job_id):
 
 def numbers():
     return sorted(int(name[:-5]) for name in os.listdir(f"{ROOT}/jobs") if name.endswith(".json"))
-
-
-# -- qsub -----------------------------------------------------------------------------------------------------------
 
 
 def qsub(argv):
@@ -247,9 +244,8 @@ def qstat(argv):
             as_json = argv.pop(0) == "json"
         elif word == "-x":
             history = True
-        elif word == "-B":
-            print("Server Max Tot Que Run Hld Wat Trn Ext Status\n---- ---\npbs 0 0 0 0 0 0 0 0 Active")
-            sys.exit(0)
+        elif word in ("-B", "-Q"):
+            sys.exit(print_about(word, argv[-1]))
         elif word != "-f":
             ids.append(word)
     if history and torque:
@@ -293,6 +289,8 @@ def public(job, torque):
 
 
 def qselect(argv):
+    if "-x" in argv and fault("nohistory") is not None:
+        complain("qselect: PBS is not configured to maintain job history", NO_HISTORY)
     name = argv[argv.index("-N") + 1]
     for number in numbers():
         job = load(number)
@@ -308,6 +306,9 @@ def main():
         return
     if fault("down") is not None:
         complain(f"Connection refused\n{program}: cannot connect to server {SERVER} (errno=15010)", 15010 % 256)
+    if argv == ["--version"]:
+        print("pbs_version = 23.06.06")
+        return
     banner = fault("banner")
     if banner is not None:
         print(banner)

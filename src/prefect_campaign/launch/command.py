@@ -100,8 +100,14 @@ class CommandScheduler:
 
     async def check(self) -> None:
         """Ask for the state of nothing, where that can be asked."""
-        if not self._settings.template("status").fields & {"ids", "names"}:
-            await self._rows([], [])
+        await self.listed()
+
+    async def listed(self) -> tuple[list[Row], Said] | None:
+        """All jobs that `status` lists, and what it printed; None if it must be asked for single ones."""
+        if self._settings.template("status").fields & {"ids", "names"}:
+            return None
+        said = await self._call("status", {})
+        return self._read(said), said
 
     async def log(self, job_id: str, token: str, run_dir: str) -> str:
         """What `logs` prints; empty if the block has no such command."""

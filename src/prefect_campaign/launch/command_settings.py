@@ -144,6 +144,8 @@ class Row:
 
     job_id: str
     name: str | None
+    word: str
+    """The platform's word for its state."""
     entry: Entry | None
     """None: the platform's word for its state means that it is as good as not there."""
 
@@ -160,7 +162,7 @@ def read_rows(out: str, settings: CommandSettings) -> list[Row] | None:
         job_id = (groups["id"] if settings.id_pattern else name) or ""
         word = groups["state"]
         if job_id:
-            found.append(Row(job_id, name, _entry(job_id, word, meanings.get(word.casefold()), groups)))
+            found.append(Row(job_id, name, word, _entry(job_id, word, meanings.get(word.casefold()), groups)))
     return found
 
 
