@@ -48,11 +48,11 @@ class FakePbs:
         """Forget a job."""
         (self.folder / "jobs" / f"{number}.json").unlink()
 
-    def requeue(self, number: int) -> None:
-        """Kill a running job at once and put it back into the queue, as when its node fails."""
+    def requeue(self, number: int, verb: str = "kill") -> None:
+        """Put a running job back into the queue: killed at once as when its node fails, or stopped (`term`)."""
         self.change(number, job_state="Q")
         env = {**os.environ, "FAKE_PBS": str(self.folder)}
-        subprocess.run([sys.executable, "-SE", str(SHIM), "kill", str(number)], env=env, check=True)
+        subprocess.run([sys.executable, "-SE", str(SHIM), verb, str(number)], env=env, check=True)
 
     def start(self, number: int) -> None:
         """Have a job that waits run."""

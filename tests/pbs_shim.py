@@ -300,9 +300,9 @@ def qselect(argv):
 
 def main():
     program, *argv = sys.argv[1:]
-    if program in ("mom", "kill"):
-        number = int(argv[0])
-        mom(number) if program == "mom" else send(number, signal.SIGKILL)
+    if program in ("mom", "kill", "term"):
+        what = {"kill": signal.SIGKILL, "term": signal.SIGTERM}.get(program)
+        send(int(argv[0]), what) if what else mom(int(argv[0]))
         return
     if fault("down") is not None:
         complain(f"Connection refused\n{program}: cannot connect to server {SERVER} (errno=15010)", 15010 % 256)

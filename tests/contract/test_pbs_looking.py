@@ -173,3 +173,34 @@ async def test_a_requeued_job_goes_on_in_its_run_dir_and_nothing_else_may(pbs, l
     pbs.start(1)
     await wait_until(lambda: pbs.jobs()[1]["run_count"] == 3 and pbs.jobs()[1]["job_state"] == "F")
     assert log.read_text() == "run\nrun\n"
+
+
+async def test_a_job_that_is_stopped_to_run_again_later_has_not_ended(pbs, launcher, new_launcher, spec_of):
+    """A preempted job leaves a record of its end by TERM. Two attempts would live if that were believed."""
+    spec = spec_of("sh", "-c", "echo run; until [ -e go ]; do sleep 0.02; done")
+    handle = await run_and_note(launcher, spec)
+    log = launcher.logs(spec)[0]
+    await wait_until(lambda: log.exists() and log.read_text() == "run\n")
+    pbs.requeue(1, "term")
+    await wait_until((Path(spec.run_dir) / "status.json").exists)
+    assert (await see(launcher, spec, handle)).status == "pending"
+    pbs.fail("down")
+    assert (await see(new_launcher(), spec, handle)).status == "unreachable"
+    pbs.mend("down")
+    pbs.start(1)
+    await wait_until(lambda: log.read_text() == "run\nrun\n")
+    assert (await see(launcher, spec, handle)).status == "running"
+    (Path(spec.workdir) / "go").touch()
+    await asyncio.wait_for(ended(launcher, spec, handle), PATIENCE)
+    assert (await see(launcher, spec, handle)).exit_code == 0
+
+
+async def test_a_job_that_is_stopped_to_run_again_later_can_be_cancelled(pbs, launcher, spec_of):
+    spec = spec_of("sleep", "60")
+    handle = await run_and_note(launcher, spec)
+    pbs.requeue(1, "term")
+    await wait_until((Path(spec.run_dir) / "status.json").exists)
+    await launcher.cancel(spec, handle)
+    assert pbs.jobs()[1]["job_state"] == "F"
+    seen = await see(launcher, spec, handle)
+    assert (seen.status, seen.exit_code, seen.scheduler_state) == ("exited", 143, "CANCELLED")

@@ -128,3 +128,22 @@ async def test_a_damaged_record_is_set_aside_on_both_sides(pbs, new_launcher, sp
     assert (await see(launcher, spec, handle)).status == "gone"
     assert not there.exists()
     assert there.with_name("status.json.damaged-1").read_text() == "garbage"
+
+
+async def test_a_preempted_job_runs_again_and_its_last_end_counts(pbs, new_launcher, spec_of):
+    spec = spec_of("sh", "-c", 'echo run; until [ -e "$CAMPAIGN_RUN_DIR/go" ]; do sleep 0.02; done')
+    launcher = new_launcher()
+    handle = await launcher.submit(spec)
+    there = Path(handle.detail["run_dir"])
+    log = there / "stdout.log"
+    await wait_until(lambda: log.exists() and log.read_text() == "run\n")
+    pbs.requeue(1, "term")
+    await wait_until((there / "status.json").exists)
+    for _ in range(2):
+        assert (await see(launcher, spec, handle)).status == "pending"
+    pbs.start(1)
+    await wait_until(lambda: log.read_text() == "run\nrun\n")
+    assert (await see(launcher, spec, handle)).status == "running"
+    (there / "go").touch()
+    await asyncio.wait_for(ended(launcher, spec, handle), PATIENCE)
+    assert (await see(launcher, spec, handle)).exit_code == 0

@@ -147,24 +147,28 @@ class PbsScheduler:
         Raises:
             CampaignError: there is none that can be believed.
         """
-        while True:
-            form = self._forms[0]
-            said = await self._call("qstat", [*form, *ids])
-            found = read_qstat(said.out, ids)
+        last: Said | None = None
+        sure = True
+        for form in list(self._forms):
+            if form not in self._forms:
+                continue
+            last = said = await self._call("qstat", [*form, *ids])
             failure = failure_of(said) if said.code != 0 else None
             if failure == "away":
                 raise Transient(f"{self._queue}: qstat: {reason(said)}")
-            known = unknown_ids(said.err) | finished_ids(said.err)
-            if found or (said.code != 0 and known) or (said.code == 0 and found is not None and not ids):
+            found = read_qstat(said.out, ids)
+            if found or (said.code != 0 and unknown_ids(said.err) | finished_ids(said.err)):
                 return said, found or {}
-            if len(self._forms) > 1 and (failure is not None or found is None):
-                dropped = "-x" if failure == "history" else None
-                self._forms = [f for f in self._forms[1:] if dropped not in f]
-                continue
-            if failure is not None or found is None:
-                self._forms = list(_FORMS)
-                raise Transient(f"{self._queue}: qstat: {reason(said)}")
-            raise Transient(f"{self._queue}: qstat said nothing of {len(ids)} jobs, which proves nothing")
+            if said.code == 0 and found is not None:
+                if ids:
+                    raise Transient(f"{self._queue}: qstat said nothing of {len(ids)} jobs, which proves nothing")
+                return said, found
+            # Only what this release cannot do is not tried again the next time.
+            sure = sure and (failure in ("usage", "history") or found is None)
+            if sure and len(self._forms) > 1:
+                self._forms = [f for f in self._forms if f != form and not (failure == "history" and "-x" in f)]
+        self._forms = list(_FORMS)
+        raise Transient(f"{self._queue}: qstat: {reason(last) if last else 'no form of it works'}")
 
     async def _call(self, program: str, arguments: Sequence[str]) -> Said:
         return await self._run([f"{self._folder}{program}", *arguments], _SECONDS)

@@ -123,7 +123,7 @@ class QueueLauncher:
     async def find(self, spec: AttemptSpec) -> Handle | None:
         """The job by its note, by its claim, or by its token in the scheduler's list.
 
-        If there are two, the one that has the run dir stays, else the older one, and the others are cancelled.
+        If there are two and none has the run dir, the older one stays, and the others are cancelled.
 
         Raises:
             Unknown: it was handed over so recently that its absence says nothing.
@@ -178,6 +178,8 @@ class QueueLauncher:
                 self._notes[token] = with_over(spec, note, after.over_since)
             if seen.status in ("exited", "gone"):
                 self._view.forget(token)
+            elif traces[token].over is not None and seen.status != "unreachable":
+                await self._place.reopen(spec)
             found[token] = seen
         silent = [pair for token, pair in pairs.items() if found[token].status == "gone"]
         await asyncio.gather(*(self._keep_log(spec, handle) for spec, handle in silent))
@@ -194,7 +196,7 @@ class QueueLauncher:
         if handle.host != self._queue:
             raise Transient(f"{spec.token}: was handed to {handle.host}, not to {self._queue}")
         trace = (await self._place.traces([spec]))[spec.token]
-        if trace.over is None and handle.job_id:
+        if handle.job_id and (trace.over is None or asks_why(trace.over)):
             await self._canceller.end(spec.token, handle.job_id, grace_seconds)
 
     def watch(self, spec: AttemptSpec, handle: Handle, on_end: Callable[[str], None]) -> None:

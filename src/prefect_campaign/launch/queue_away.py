@@ -3,6 +3,7 @@
 import asyncio
 import secrets
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from shlex import join, quote
@@ -12,6 +13,7 @@ from prefect_campaign.launch.queue_place import Here, Place, Trace
 from prefect_campaign.launch.remote import facts_script, read_facts, read_words, set_aside_script, unhex
 from prefect_campaign.launch.remote_paths import RemotePlace
 from prefect_campaign.launch.remote_shell import LIBRARY, OBSERVE
+from prefect_campaign.launch.script import RECORD_NAME
 from prefect_campaign.launch.ssh_code import CodeSync
 from prefect_campaign.launch.ssh_connection import Connection
 from prefect_campaign.launch.ssh_errors import remote_failure
@@ -187,6 +189,12 @@ class Away:
                 return found
             left = await self._look(rest, found, notes, last=again)
         return found
+
+    async def reopen(self, spec: AttemptSpec) -> None:
+        """Remove the copy; the record itself is put aside by the job when it is run again."""
+        if not self._host.is_shared(spec.run_dir):
+            with suppress(OSError):
+                (Path(spec.run_dir) / RECORD_NAME).unlink(missing_ok=True)
 
     async def _look(
         self, specs: Sequence[AttemptSpec], found: dict[str, Trace], notes: Mapping[str, tuple[str, ...]], *, last: bool

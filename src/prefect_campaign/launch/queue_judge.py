@@ -42,7 +42,7 @@ def judge(
     """
     entry = report.entry
     if trace.over is not None:
-        return _explained(trace, trace.over, report, queue, now, patience), note
+        return _explained(trace, trace.over, report, queue), note
     if trace.unseen:
         return _seen(trace, "unreachable", trace.unseen), note
     if entry is None and not report.absent:
@@ -72,20 +72,23 @@ def asks_why(over: Observation | None) -> bool:
     return over is not None and over.signal in _FROM_OUTSIDE
 
 
-def _explained(
-    trace: Trace, over: Observation, report: Report, queue: str, now: float, patience: Patience
-) -> Observation:
-    """How it ended by its own record; if by a signal, with the scheduler's reason, which may come a little later."""
+def _explained(trace: Trace, over: Observation, report: Report, queue: str) -> Observation:
+    """How it ended by its own record; if by a signal, with the scheduler's word on that.
+
+    A scheduler that stops a job to run it again later (preemption) still has it. Then the record is not the last word,
+    and without the scheduler nobody can tell.
+    """
     entry = report.entry
     if not asks_why(over) or report.absent:
         return replace(over, detail="; ".join(trace.notes))
-    if entry is not None and entry.status == "ended":
-        known = entry.state if entry.state in _REASONS else None
-        detail = "; ".join((*trace.notes, *([entry.detail] if known else [])))
-        return replace(over, detail=detail, scheduler_state=known, oom_killed=entry.oom_killed, node=entry.node)
-    if now - (over.ended_at or 0.0) < patience.record:
-        return _seen(trace, "running", f"it was ended by a signal; {queue} has not said yet why", entry=entry)
-    return replace(over, detail="; ".join(trace.notes))
+    if entry is None or entry.status == "unclear":
+        said = entry.detail if entry else report.why
+        return _seen(trace, "unreachable", f"a signal ended it, and {queue} must say whether for good: {said}")
+    if entry.status != "ended":
+        return _seen(trace, entry.status, f"a signal ended it, but {queue} still has it", entry.detail, entry=entry)
+    known = entry.state if entry.state in _REASONS else None
+    detail = "; ".join((*trace.notes, *([entry.detail] if known else [])))
+    return replace(over, detail=detail, scheduler_state=known, oom_killed=entry.oom_killed, node=entry.node)
 
 
 def _seen(trace: Trace, status: str, *details: str, entry: Entry | None = None) -> Observation:

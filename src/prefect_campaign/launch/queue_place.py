@@ -79,6 +79,10 @@ class Place(Protocol):
         """Token -> what its run dir tells, of all of them at once; files that are new there are here afterwards."""
         ...
 
+    async def reopen(self, spec: AttemptSpec) -> None:
+        """Its record was not the last word: go by a copy of it no longer."""
+        ...
+
 
 @dataclass(frozen=True)
 class Here:
@@ -117,6 +121,9 @@ class Here:
     async def traces(self, specs: Sequence[AttemptSpec]) -> dict[str, Trace]:
         """Read the records and claims."""
         return await asyncio.to_thread(lambda: {spec.token: _trace(spec) for spec in specs})
+
+    async def reopen(self, spec: AttemptSpec) -> None:
+        """Nothing: the job itself puts its record aside when it is run again."""
 
 
 def make_folders(spec: AttemptSpec) -> None:
