@@ -21,6 +21,8 @@ BLOCKS = {
     "ssh": ("ssh", "SshMachine"),
     "docker": ("docker", "DockerMachine"),
     "slurm": ("slurm", "SlurmCluster"),
+    "pbs": ("pbs", "PbsCluster"),
+    "command": ("command", "CommandQueue"),
 }
 """What stands before the slash of a `launcher` entry -> module and class of its block."""
 

@@ -102,6 +102,7 @@ def _missing(name: str, url: str | None) -> Finding:
         return Finding(f"Machine {name}", WARN, "cannot be looked up: its block is kept by a Prefect server", do)
     blocks = {"local": "machines.LocalMachine", "ssh": "ssh.SshMachine"}
     blocks |= {"docker": "docker.DockerMachine", "slurm": "slurm.SlurmCluster"}
+    blocks |= {"pbs": "pbs.PbsCluster", "command": "command.CommandQueue"}
     kind = blocks[name.partition("/")[0]]
     do = f"save one: prefect_campaign.blocks.{kind}(...).save(...)"
     return Finding(f"Machine {name}", BAD, f"the Prefect server has no such block, and {url} is asked", do)

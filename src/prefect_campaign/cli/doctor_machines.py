@@ -53,6 +53,18 @@ async def _docker(group: str, data: dict[str, Any]) -> list[Finding]:
     return found + (_gpus(group, view) if view else [])
 
 
+async def _pbs(group: str, data: dict[str, Any]) -> list[Finding]:
+    from prefect_campaign.cli import doctor_queues
+
+    return await doctor_queues.pbs(group, data)
+
+
+async def _command(group: str, data: dict[str, Any]) -> list[Finding]:
+    from prefect_campaign.cli import doctor_queues
+
+    return await doctor_queues.command(group, data)
+
+
 async def _ssh(group: str, data: dict[str, Any]) -> list[Finding]:
     from prefect_campaign.blocks.ssh import SshMachine
 
@@ -137,7 +149,7 @@ def models(gpus: Sequence[Gpu]) -> str:
     )
 
 
-_KINDS = {"local": _local, "ssh": _ssh, "docker": _docker, "slurm": slurm}
+_KINDS = {"local": _local, "ssh": _ssh, "docker": _docker, "slurm": slurm, "pbs": _pbs, "command": _command}
 
 
 def _first_line(error: ValueError) -> str:

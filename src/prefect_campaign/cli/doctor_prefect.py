@@ -15,6 +15,8 @@ MACHINE_TYPES = {
     "campaign-local-machine": "local",
     "campaign-ssh-machine": "ssh",
     "campaign-docker-machine": "docker",
+    "campaign-pbs-cluster": "pbs",
+    "campaign-command-queue": "command",
 }
 """Type of a block -> what stands before the slash in specs."""
 

@@ -20,7 +20,7 @@ RESERVED_FIELDS = frozenset({"seed", "run_dir", "checkpoint_dir", "exp_id", "att
 
 
 ENV_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
-MACHINES = ("local", "ssh", "docker", "slurm")
+MACHINES = ("local", "ssh", "docker", "slurm", "pbs", "command")
 """What may stand before the slash of a `launcher` entry."""
 LAUNCHER = re.compile(rf"local|({'|'.join(MACHINES)})/[a-z0-9-]+")
 

@@ -1,0 +1,129 @@
+"""Handing jobs to PBS when something goes wrong: none is lost, and none runs twice."""
+
+import asyncio
+from pathlib import Path
+
+import pytest
+from contract.launchers import PATIENCE, see
+from contract.pbs_lab import clock, launcher, new_launcher, pbs, spec_of
+from ends import ended
+
+from prefect_campaign.launch.queue_note import read_note
+from prefect_campaign.model.errors import Refused, Transient, Unknown
+
+FIXTURES = (clock, launcher, new_launcher, pbs, spec_of)
+
+
+@pytest.mark.parametrize("how", ["silent", "error"])
+async def test_an_answer_that_is_lost_after_acceptance_loses_no_job(pbs, new_launcher, spec_of, how):
+    pbs.fail("lost", how)
+    spec = spec_of("true")
+    handle = await new_launcher().submit(spec)
+    assert handle.job_id == "1.pbs"
+    assert len(pbs.jobs()) == 1
+    assert await new_launcher().find(spec) == handle
+
+
+async def test_an_answer_that_is_lost_with_the_server_is_unknown_until_it_is_back(pbs, new_launcher, spec_of):
+    spec = spec_of("true")
+    pbs.fail("lost", "silent")
+    pbs.fail("empty")
+    if "qselect" in {path.name for path in pbs.bin.iterdir()}:
+        pytest.skip("qselect would find it")
+    with pytest.raises(Unknown):
+        await new_launcher().submit(spec)
+    with pytest.raises((Unknown, Transient)):
+        await new_launcher().submit(spec)
+    pbs.mend("empty")
+    assert (await new_launcher().find(spec)).job_id == "1.pbs"
+    assert len(pbs.jobs()) == 1
+
+
+async def test_a_qsub_that_hangs_after_acceptance_is_unknown_and_then_found(pbs, new_launcher, spec_of, monkeypatch):
+    monkeypatch.setattr("prefect_campaign.launch.pbs._SECONDS", 1.0)
+    pbs.fail("lost", "hang")
+    spec = spec_of("true")
+    with pytest.raises(Unknown, match="did not end within"):
+        await new_launcher().submit(spec)
+    assert (await new_launcher().find(spec)).job_id == "1.pbs"
+    assert len(pbs.jobs()) == 1
+
+
+async def test_nothing_was_taken_while_the_server_is_down(pbs, new_launcher, spec_of):
+    pbs.fail("down")
+    spec = spec_of("true")
+    with pytest.raises(Transient, match="cannot connect"):
+        await new_launcher().submit(spec)
+    assert read_note(spec) is None
+    (view,) = await new_launcher().look()
+    assert "PBS does not answer" in view.problem
+    pbs.mend("down")
+    assert (await new_launcher().submit(spec)).job_id == "1.pbs"
+
+
+@pytest.mark.parametrize(
+    ("text", "code", "kind"),
+    [
+        ("would exceed complex's per-user limit of jobs in 'Q' state", 1, Transient),
+        ("Maximum number of jobs already in queue", 46, Transient),
+        ("Request not allowed: Server shutting down", 1, Transient),
+        ("Invalid credential", 171, Transient),
+        ("Unknown queue", 170, Refused),
+        ("No walltime given. The site says no!", 1, Refused),
+        ("Access from host not allowed, or unknown host", 1, Refused),
+        ("Job violates queue and/or server resource limits", 188, Refused),
+    ],
+)
+async def test_refusals_are_told_apart(pbs, launcher, spec_of, text, code, kind):
+    pbs.fail("refuse", text)
+    pbs.fail("refuse_code", str(code))
+    spec = spec_of("true")
+    with pytest.raises(kind) as told:
+        await launcher.submit(spec)
+    assert text.rstrip(".") in str(told.value)
+    assert "\n" not in str(told.value)
+    assert read_note(spec) is None
+
+
+async def test_banners_and_chatter_on_stdout_hide_no_id(pbs, launcher, spec_of):
+    pbs.fail("banner", "*** Maintenance on Monday 12.5 ***\n7 users\nquota: {used: 3}")
+    spec = spec_of("true")
+    handle = await launcher.submit(spec)
+    assert handle.job_id == "1.pbs"
+    await asyncio.wait_for(ended(launcher, spec, handle), PATIENCE)
+    assert (await see(launcher, spec, handle)).exit_code == 0
+
+
+async def test_a_note_is_on_disk_before_pbs_is_asked(pbs, new_launcher, spec_of, clock):
+    """As after a crash between the two: for a while nobody can say, then the same token may go out again."""
+    spec = spec_of("true")
+    launcher = new_launcher()
+    seen = []
+
+    async def die(argv, seconds):
+        seen.append(read_note(spec))
+        raise asyncio.CancelledError
+
+    launcher._scheduler._run = die
+    with pytest.raises(asyncio.CancelledError):
+        await launcher.submit(spec)
+    assert [(note.token, note.job_id) for note in seen] == [(spec.token, "")]
+    other = new_launcher()
+    with pytest.raises(Unknown, match="does not list it yet"):
+        await other.find(spec)
+    with pytest.raises(Unknown):
+        await other.submit(spec)
+    clock.now += 61
+    assert await other.find(spec) is None
+    assert (await other.submit(spec)).job_id == "1.pbs"
+
+
+async def test_of_two_jobs_of_one_attempt_the_older_stays(pbs, new_launcher, spec_of, clock):
+    pbs.fail("stopped")
+    spec = spec_of("true")
+    await new_launcher().submit(spec)
+    (Path(spec.run_dir) / "submit.json").unlink()
+    await new_launcher().submit(spec)
+    (Path(spec.run_dir) / "submit.json").unlink()
+    assert (await new_launcher().find(spec)).job_id == "1.pbs"
+    assert {n: job["job_state"] for n, job in pbs.jobs().items()} == {1: "Q", 2: "F"}
