@@ -12,7 +12,16 @@ from rig_fixtures import DockerRig, SlurmRig
 EXAMPLE = Path(__file__).parents[2] / "examples" / "digits"
 TABLES = {
     "all_results.csv": {"host", "gpu", "finished_at"},
-    "experiment_log.csv": {"queue_job_id", "run_dir", "command", "started_at", "ended_at", "created_at", "updated_at"},
+    "experiment_log.csv": {
+        "config_path",
+        "queue_job_id",
+        "run_dir",
+        "command",
+        "started_at",
+        "ended_at",
+        "created_at",
+        "updated_at",
+    },
     "significance_tests.csv": set(),
 }
 """Files, and the columns of them that say where and when."""

@@ -18,6 +18,15 @@ if TYPE_CHECKING:
 BUSYBOX = "campaign-test/busybox:latest"
 PYTHON = "campaign-test/python:latest"
 SYSTEM_PYTHON = "/usr/bin/python3"
+LIBRARIES = (
+    "libstdc++.so.6",
+    "libgcc_s.so.1",
+    "libz.so.1",
+    "libpthread.so.0",
+    "libdl.so.2",
+    "librt.so.1",
+    "libutil.so.1",
+)
 MERGED = ("bin", "lib", "lib64", "sbin")  # links into /usr, as in Debian
 
 
@@ -52,8 +61,8 @@ def _python() -> list[Path]:
         interpreter.resolve(),
         *(path for path in files if path.suffix == ".so"),
     ]
-    # Wheels bring their libraries, but not those of the compiler.
-    return [*files, *_busybox(), *_with_libraries([*programs, *_found("libstdc++.so.6", "libgcc_s.so.1", "libz.so.1")])]
+    # Wheels bring their libraries, but not those of the compiler, nor what older ones take for a part of the system.
+    return [*files, *_busybox(), *_with_libraries([*programs, *_found(*LIBRARIES)])]
 
 
 def _with_libraries(programs: list[Path]) -> list[Path]:
