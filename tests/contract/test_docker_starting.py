@@ -150,6 +150,13 @@ async def test_a_strangers_container_of_that_name_is_left_alone(lab, launcher, f
     assert fake_docker.containers == {stranger.id: stranger}
 
 
+async def test_a_name_that_is_just_being_given_up_is_waited_for(lab, launcher, fake_docker, spec):
+    fake_docker.fail("POST", "/containers/create", 409, "Conflict. The container name is already in use", times=2)
+    handle = await launcher.submit(spec)
+    assert handle.detail["name"] == spec.token
+    await go_on(launcher, spec, handle, lab.folder)
+
+
 async def test_another_ledgers_attempt_of_that_name_runs_beside(lab, launcher, spec, tmp_path):
     (tmp_path / "other").mkdir()
     other = make_spec(tmp_path / "other" / "e" / "a1", "sh", "-c", RUNS, workdir=str(tmp_path / "other"))

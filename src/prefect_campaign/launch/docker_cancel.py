@@ -1,7 +1,7 @@
 """Ending a container's job: TERM for all its processes, a grace, KILL; believed only when seen."""
 
+import logging
 import time
-from contextlib import suppress
 from pathlib import Path
 
 from prefect_campaign.launch.docker_engine import DockerEngine, is_alive
@@ -11,9 +11,11 @@ from prefect_campaign.model.records import AttemptSpec
 
 _AGAIN_SECONDS = 1.0
 """A TERM that came before `job.sh` could hear it is sent again."""
-_RECORD_SECONDS = 3.0
+_RECORD_SECONDS = 10.0
 """How long `job.sh` has for its record once all else is killed."""
 _GONE_SECONDS = 20.0
+
+log = logging.getLogger("prefect_campaign")
 
 # Runs inside. Spared are the container's first process, which hands every signal on, this one, and job.sh, which
 # records the end ($2); at the first TERM also job.sh's children, to which it hands it on itself.
@@ -49,8 +51,7 @@ def end_container(engine: DockerEngine, spec: AttemptSpec, container: str, grace
             return
         if not (Path(spec.run_dir) / CLAIM_NAME / "stop").exists():
             engine.kill(container, "SIGTERM")
-    _signal(engine, container, "KILL", _leader(spec))
-    if engine.wait(container, _RECORD_SECONDS):
+    if _signal(engine, container, "KILL", _leader(spec)) and engine.wait(container, _RECORD_SECONDS):
         return
     engine.kill(container, "SIGKILL")
     if not engine.wait(container, _GONE_SECONDS):
@@ -59,10 +60,14 @@ def end_container(engine: DockerEngine, spec: AttemptSpec, container: str, grace
         )
 
 
-def _signal(engine: DockerEngine, container: str, name: str, leader: str) -> None:
-    # Not possible in a container at its limit of processes, or one that is paused: then KILL ends it without a record.
-    with suppress(CampaignError):
+def _signal(engine: DockerEngine, container: str, name: str, leader: str) -> bool:
+    """Signal all but `job.sh`; not possible in a container that is paused, or at its limit of processes or memory."""
+    try:
         engine.run_inside(container, ["/bin/sh", "-c", _SIGNAL, "sh", name, leader])
+    except CampaignError as error:
+        log.debug("%s: its processes cannot be signalled one by one: %s", container[:12], error)
+        return False
+    return True
 
 
 def _leader(spec: AttemptSpec) -> str:

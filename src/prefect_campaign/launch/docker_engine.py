@@ -175,8 +175,9 @@ class DockerEngine:
             CampaignError: it could not be run: it may be over, paused, or without the program.
         """
         with self._asking(container):
-            made = self._api().exec_create(container, list(argv), stdout=False, stderr=False)
-            self._api().exec_start(made["Id"], detach=False)
+            # With its outputs, though it says nothing: without them the answer comes before its end.
+            made = self._api().exec_create(container, list(argv))
+            self._api().exec_start(made["Id"])
 
     def wait(self, container: str, seconds: float) -> bool:
         """Whether it is over, or gone, within the time.

@@ -2,6 +2,7 @@
 
 import logging
 import os
+import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -26,6 +27,9 @@ from prefect_campaign.launch.script import CLAIM_NAME, RECORD_NAME, SCRIPT_NAME,
 from prefect_campaign.model.crash import crash_point
 from prefect_campaign.model.errors import CampaignError, Refused, Transient, Unknown
 from prefect_campaign.model.records import AttemptSpec, Handle
+
+_TRIES = 5
+_GOING_SECONDS = 0.2
 
 log = logging.getLogger("prefect_campaign")
 
@@ -180,13 +184,17 @@ def _created(engine: DockerEngine, spec: AttemptSpec, config: dict[str, Any]) ->
         Unknown: there is one of this very attempt: look for it.
     """
     for name in container_names(spec):
-        try:
-            return engine.create(name, config)
-        except Conflict as error:
-            seen = engine.inspect(name)
-            if seen is None:
-                raise Transient(f"{spec.token}: {error}") from error
-            if is_of(seen["Config"].get("Labels"), spec):
-                raise Unknown(f"{spec.token}: has a container already; look for that one first") from error
-            log.warning("%s: a container of somebody else has that name", name)
+        for left in reversed(range(_TRIES)):
+            try:
+                return engine.create(name, config)
+            except Conflict as error:
+                seen = engine.inspect(name)
+                if seen is None and not left:
+                    raise Transient(f"{spec.token}: {error}") from error
+                if seen is not None and is_of(seen["Config"].get("Labels"), spec):
+                    raise Unknown(f"{spec.token}: has a container already; look for that one first") from error
+            if seen is not None:
+                log.warning("%s: a container of somebody else has that name", name)
+                break
+            time.sleep(_GOING_SECONDS)  # it is just being removed
     raise Refused(f"{spec.token}: containers of somebody else have its names; remove them, or rename the campaign")
