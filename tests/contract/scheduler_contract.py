@@ -1,16 +1,14 @@
-"""The launcher contract as a scheduler can keep it."""
+"""The contract of queues for schedulers that send KILL in their own time, to `job.sh` as well."""
 
 from collections.abc import Callable
 
 import pytest
-from contract.launcher_contract import LauncherContract
-from contract.launchers import PATIENCE, see, wait_until
-
-from prefect_campaign.launch.protocol import Queue
+from contract.launchers import PATIENCE, wait_until
+from contract.queue_contract import QueueContract, see_as
 
 
-class SchedulerContract(LauncherContract):
-    """What differs in a queue: its scheduler sends KILL, to `job.sh` as well, in its own time."""
+class SchedulerContract(QueueContract):
+    """A fake starts and kills jobs as fast as a test says."""
 
     @pytest.fixture
     def hurry(self) -> Callable[[], None]:
@@ -23,10 +21,5 @@ class SchedulerContract(LauncherContract):
         handle = await launcher.submit(spec)
         await wait_until((root / "started").exists)
         await launcher.cancel(spec, handle, grace_seconds=PATIENCE)
-        seen = await see(launcher, spec, handle)
-        assert (seen.status, seen.exit_code, seen.scheduler_state) == ("gone", None, "CANCELLED")
-
-    async def test_it_is_a_queue(self, launcher):
-        assert isinstance(launcher, Queue)
-        (view,) = await launcher.look()
-        assert (view.queue, view.slots, view.problem, view.gpus) == (True, launcher.slots, "", ())
+        seen = await see_as(launcher, spec, handle, "gone")
+        assert (seen.exit_code, seen.scheduler_state) == (None, "CANCELLED")

@@ -15,6 +15,7 @@ MACHINE_TYPES = {
     "campaign-local-machine": "local",
     "campaign-ssh-machine": "ssh",
     "campaign-docker-machine": "docker",
+    "campaign-slurm-cluster": "slurm",
     "campaign-pbs-cluster": "pbs",
     "campaign-command-queue": "command",
 }

@@ -8,6 +8,8 @@ from prefect_campaign.launch.queue_jobs import Listing, Scheduler
 from prefect_campaign.launch.queue_judge import Report
 from prefect_campaign.model.errors import CampaignError, Transient
 
+_FIRST_SECONDS = 10.0
+
 CHECK_SECONDS = 60.0
 """How often a scheduler that nobody asks otherwise is asked whether it is there."""
 
@@ -70,16 +72,20 @@ class QueueView:
             if self._check is None or self._check.done():
                 self._check = asyncio.get_running_loop().create_task(self._see())
             if asked_at == float("-inf"):  # nothing is known yet
-                await asyncio.shield(self._check)
+                await asyncio.wait([self._check], timeout=_FIRST_SECONDS)
+                if not self._check.done():
+                    return f"{self._queue} has not answered yet"
         return str(self._error) if self._error else ""
 
     async def _see(self) -> None:
+        error: CampaignError | None = None
         try:
             await self._scheduler.check()
-        except CampaignError as error:
-            self._error = error
-        else:
-            self._error = None
+        except CampaignError as found:
+            error = found
+        except Exception as found:  # an answer that nobody thought of
+            error = Transient(f"{self._queue}: its answer cannot be read ({found!r:.200})")
+        self._error = error
         self._checked_at = time.monotonic()
 
     async def _ask(self) -> None:
