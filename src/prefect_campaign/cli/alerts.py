@@ -79,7 +79,7 @@ def table(shown: Sequence[AlertView], width: int, now: float) -> Table:
     drawn.add_column("id", justify="right", no_wrap=True)
     drawn.add_column("since", justify="right", no_wrap=True)
     if wide:
-        drawn.add_column("experiment", overflow="fold", max_width=30)
+        drawn.add_column("experiment", overflow="fold", max_width=width // 3)
     drawn.add_column("message", overflow="fold", ratio=3 if wide else None)
     if wide:
         drawn.add_column("choices, or what was done", overflow="fold", ratio=2)

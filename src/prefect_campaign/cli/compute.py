@@ -109,4 +109,5 @@ def block(found: Compute, width: int) -> Table:
 
 
 def _counted(tiers: dict[str, int]) -> str:
-    return " + ".join(f"{count} x {name}" for name, count in tiers.items())
+    top = f"{TIERS[0]} GB"
+    return " + ".join(f"{count} x {name}{' or more' if name == top else ''}" for name, count in tiers.items())

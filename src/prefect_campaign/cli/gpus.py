@@ -6,7 +6,7 @@ import os
 import sys
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import PurePosixPath
 from typing import Any, Literal
 
@@ -17,6 +17,7 @@ from rich.text import Text
 from prefect_campaign.launch.visible import reserved_uuids
 from prefect_campaign.model.devices import Gpu, GpuProcess, HostView
 from prefect_campaign.model.errors import CampaignError
+from prefect_campaign.model.spec import GpuPolicy
 from prefect_campaign.model.text import printable
 
 WATCH_SECONDS = 2.0
@@ -77,6 +78,19 @@ def render(views: Sequence[HostView], leases: Leases, width: int) -> RenderableT
     for view in views:
         parts += [Text(), *_host(view, leases, width)] if parts else _host(view, leases, width)
     return Group(*parts)
+
+
+def by_rules(look: Look, rules: GpuPolicy) -> Look:
+    """The same GPUs; what the campaign keeps from itself is kept as if its hosts did."""
+
+    async def seen() -> list[HostView]:
+        kept = {*map(str, rules.reserve)}
+        return [
+            replace(view, reserve=view.reserve | kept, keep_free=max(view.keep_free, rules.keep_free))
+            for view in await look()
+        ]
+
+    return seen
 
 
 def is_reserved(gpu: Gpu, view: HostView) -> bool:
@@ -143,7 +157,7 @@ async def _looker(name: str) -> Look:
         ensure_server(setting.home)
     from prefect_campaign.tasks.machines import launcher_of
 
-    return (await launcher_of(setting.campaign)).look
+    return by_rules((await launcher_of(setting.campaign)).look, setting.campaign.policy.gpus)
 
 
 def _host(view: HostView, leases: Leases, width: int) -> list[RenderableType]:
@@ -175,9 +189,11 @@ def _table(view: HostView, leases: Leases, width: int) -> Table:
         rows.append((*_facts(gpu), *((used, held) if width >= WIDE else (_lines([held, used]),))))
     titles = ("#", "GPU", "UUID", "free GB", "busy", "°C", *(("used by", "lease") if width >= WIDE else ("used by",)))
     needs = [max(_width(cell) for cell in column) for column in zip(map(Text, titles), *rows, strict=True)]
-    needs[1] = min(needs[1], 24 if width >= WIDE else 12)
-    # What is left is for the last columns, whose lines are cut off rather than the numbers.
-    room = width - sum(needs[:6]) - 2 * (len(titles) - 1)
+    # What the numbers leave is for the last columns, whose lines are cut off first; a model's name never below 12.
+    gaps = 2 * (len(titles) - 1)
+    spare = width - sum(needs[:1] + needs[2:]) - gaps
+    needs[1] = min(needs[1], 24, max(spare, 24 if width >= WIDE else 12))
+    room = width - sum(needs[:6]) - gaps
     if len(titles) > 7:
         needs[7] = min(needs[7], room // 2)
         needs[6] = room - needs[7]
@@ -244,9 +260,11 @@ def _leases(held: Sequence[Mapping[str, Any]]) -> Text:
 
 
 def _holder(lease: Mapping[str, Any]) -> str:
-    if lease.get("campaign") and lease.get("exp_id"):
-        return f"{lease['campaign']}/{lease['exp_id']}"
-    return str(lease.get("token", "?"))
+    campaign, token = lease.get("campaign"), str(lease.get("token", "?"))
+    if not campaign:
+        return token
+    # Before its attempt is on record, only the token tells whose it is.
+    return f"{campaign}/{lease.get('exp_id') or token.removeprefix(f'pc-{campaign}-').lstrip('-')}"
 
 
 def _leased_mb(lease: Mapping[str, Any]) -> str:

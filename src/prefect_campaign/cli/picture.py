@@ -63,9 +63,15 @@ def experiment_table(views: list[ExperimentView], width: int) -> Table:
     table.add_column("try", justify="right", no_wrap=True)
     table.add_column("value", justify="right", no_wrap=True)
     table.add_column("note")
-    room = max(16, width - max((len(v.exp_id) for v in views), default=0) - 32)
-    for v in views:
-        value = "" if v.objective_value is None else f"{v.objective_value:.4g}"
+    values = ["" if v.objective_value is None else f"{v.objective_value:.4g}" for v in views]
+    columns = [
+        ["experiment", *(v.exp_id for v in views)],
+        ["state", *(v.state for v in views)],
+        ["try"],
+        ["value", *values],
+    ]
+    room = max(16, width - sum(max(map(len, cells)) + 2 for cells in columns) - 2)
+    for v, value in zip(views, values, strict=True):
         note = v.reason if v.state in ("failed", "on_hold", "queued") else v.monitoring.get("note", "")
         told = note if v.comparable else f"not comparable ({', '.join(v.changes)}); {note}"
         table.add_row(

@@ -34,8 +34,7 @@ SERVER_SETTINGS = {
 def ensure_server(home: Home) -> str:
     """URL of a Prefect API that answers; started here if none is configured.
 
-    The URL is also put into the environment, for Prefect in this process (if it is not imported yet) and in
-    every child.
+    The URL is also put into the environment, for every child, and Prefect in this process goes by it from now on.
 
     Raises:
         Refused: a server is configured but does not answer.
@@ -44,9 +43,13 @@ def ensure_server(home: Home) -> str:
     url = _configured()
     if url:
         refuse_silent(url)
-    else:
-        url = _running(home) or _start(home)
-    os.environ["PREFECT_API_URL"] = url
+        os.environ["PREFECT_API_URL"] = url
+        return url
+    url = os.environ["PREFECT_API_URL"] = _running(home) or _start(home)
+    from prefect.context import refresh_global_settings_context
+
+    # Prefect has read its settings by now, and without a URL it starts one more server, for itself, in every process.
+    refresh_global_settings_context()
     return url
 
 
@@ -155,6 +158,8 @@ def _start(home: Home) -> str:
             start_new_session=True,
         )
     _file(home).write_text(json.dumps({"url": url, "process": identity_of(process.pid)}))
+    # It takes seconds, on a busy machine a minute, and nothing else is on the screen.
+    print(f"starting a Prefect server at {ui_url(url)}; its log: {log}", file=sys.stderr, flush=True)
     deadline = time.monotonic() + START_SECONDS
     while time.monotonic() < deadline:
         if answers(url):

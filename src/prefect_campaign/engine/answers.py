@@ -53,7 +53,11 @@ def answer_alert(alert_id: int, choice: str, *, by: str, reason: str = "") -> An
     driven = row.driver(now, identity_alive) is not None
     before = f" (was {asked.answer} by {asked.answered_by})" if asked.answer and asked.answer != chosen else ""
     when = (
-        f"takes effect within {POLL_SECONDS:g} s"
+        (
+            "takes effect as soon as a GPU is free"
+            if chosen == alerts.ELSEWHERE
+            else f"takes effect within {POLL_SECONDS:g} s"
+        )
         if driven
         else f"nothing drives campaign {asked.campaign!r} now: takes effect after `campaign resume {asked.campaign}`"
     )

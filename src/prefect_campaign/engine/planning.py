@@ -137,7 +137,9 @@ class Planner:
         reserved = replace(self._rules, reserve=self._reserved.never_met, avoid=())
         typos = unmatched(reserved, self._hosts.views) if self.wants_gpus else []
         if typos:  # who protects a GPU by a name that is none must not find it in use
-            self._never = dict.fromkeys(self._batch.waiting, f"policy.gpus.{typos[0]} means no GPU and no host here")
+            known = ", ".join(view.host for view in self._hosts.views)
+            why = f"policy.gpus.{typos[0]} means no GPU and no host here; hosts are named {known}"
+            self._never = dict.fromkeys(self._batch.waiting, why)
             return []
         probed, waiting = self._probed_first(due)
         wanted = {e: self._demand(e, left, probed=e in probed) for e in due if e not in waiting}

@@ -185,8 +185,8 @@ class Connection:
     def _file(self, what: str, name: str) -> Path:
         """The file under a short name without anything that ssh would read in it (blanks, ``%``, quotes)."""
         target = Path(name).expanduser().absolute()
-        if not target.is_file():
-            raise Refused(f"host {self.host.name}: {what}: there is no file {target}")
+        if not target.exists() or target.is_dir():  # /dev/null is a usual way to say "no configuration"
+            raise Refused(f"host {self.host.name}: {what}: there is no file {target}; correct it in its block")
         link = self._folder() / f"f-{_short(str(target))}"
         if not link.is_symlink() or os.readlink(link) != str(target):
             new = link.with_name(f"{link.name}.{os.getpid()}.{secrets.token_hex(4)}")

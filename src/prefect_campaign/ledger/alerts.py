@@ -7,7 +7,7 @@ from sqlalchemy import ColumnElement, Connection, Select, select, update
 from sqlalchemy.dialects import postgresql, sqlite
 
 from prefect_campaign.ledger import tables as t
-from prefect_campaign.ledger.alert_list import OVER, open_words
+from prefect_campaign.ledger.alert_list import DONE, OVER, open_words
 from prefect_campaign.ledger.events import add_event
 from prefect_campaign.model.errors import Refused
 
@@ -129,7 +129,7 @@ def answer(connection: Connection, alert_id: int, choice: str, *, by: str, now: 
     if row is None:
         raise Refused(f"alert {alert_id}: there is none; `campaign alerts` lists them")
     if row["effect"]:
-        raise Refused(f"alert {alert_id}: asks nothing any more ({row['effect']})")
+        raise Refused(f"alert {alert_id}: asks nothing any more ({DONE.get(row['effect'], row['effect'])})")
     if _attempt_is_over(connection, dict(row)):
         raise Refused(
             f"alert {alert_id}: asks nothing any more (attempt {row['attempt']} of {row['exp_id']} is over); "

@@ -89,7 +89,9 @@ class HostRoom:
             if why:
                 self.closed[why] += 1
             elif gpu.problem or gpu.mig or gpu.total_mb <= 0:
-                self.closed[gpu.problem or ("MIG is on" if gpu.mig else "memory cannot be read")] += 1
+                # What to do about it is told where its host is shown; here it is one of several in brackets.
+                why = gpu.problem.partition("; ")[0] or ("MIG is on" if gpu.mig else "memory cannot be read")
+                self.closed[why] += 1
                 self.sizes.append(gpu.total_mb or 2**62)
             else:
                 self.sizes.append(gpu.total_mb)

@@ -40,7 +40,7 @@ async def test_a_machine_that_is_well(sshd: Sshd) -> None:
     ("changes", "said", "do"),
     [
         ({"root": "file/below"}, "cannot be written", "set `root` of the block"),
-        ({"key_file": "/nowhere/key"}, "there is no file /nowhere/key", ""),
+        ({"key_file": "/nowhere/key"}, "there is no file /nowhere/key", "correct it in its block"),
         ({"port": 1}, "cannot be reached", "works from here"),
         ({"user": "nobody-of-that-name"}, "is not let in", "authorized_keys"),
         ({"slots": 0}, "its block cannot be used: slots", "save the block again"),
@@ -55,6 +55,10 @@ async def test_what_is_wrong_with_a_machine_is_told_with_what_to_do(
     told = texts(await seen(block(sshd, **changes)), BAD)
     assert said in told
     assert do in told
+
+
+async def test_no_ssh_configuration_at_all_is_one(sshd: Sshd) -> None:
+    assert not texts(await seen(block(sshd, config_file="/dev/null")), BAD)
 
 
 async def test_a_changed_host_key_is_told(sshd: Sshd) -> None:

@@ -12,6 +12,7 @@ from driver import MISMATCH, Driver, gpus
 
 from prefect_campaign.engine import hosts, preflight
 from prefect_campaign.launch.local import LocalLauncher
+from prefect_campaign.launch.process import host_name
 from prefect_campaign.ledger import tables as t
 
 SEES = """echo "$CAMPAIGN_EXP_ID $CUDA_VISIBLE_DEVICES" >>seen\n"""
@@ -78,7 +79,7 @@ async def test_an_experiment_without_gpus_sees_none(tmp_path: Path, home: Any, d
         (2, {"reserve": [0]}, "never run"),
         (1, {"keep_free": 2}, "never run"),
         (1, {"avoid": ["*RTX*"]}, "never run"),
-        (1, {"reserve": ["GPU-typo"]}, "policy.gpus.reserve: GPU-typo means no GPU"),
+        (1, {"reserve": ["GPU-typo"]}, f"no GPU and no host here; hosts are named {host_name()}"),
     ],
 )
 async def test_what_no_host_can_run_is_held_with_the_reason(

@@ -138,7 +138,7 @@ def test_who_answers_is_by_default_who_is_logged_in(setting: Setting, monkeypatc
         (["answer", "99", "1"], "alert 99: there is none"),
         (["answer", "9" * 30, "1"], "there is none"),
         (["answer", "9" * 5000, "1"], "give its number"),
-        (["answer", "2", "1"], "alert 2: asks nothing any more (stop)"),
+        (["answer", "2", "1"], "alert 2: asks nothing any more (stopped)"),
         (["alerts", "other"], "'other': not in the ledger"),
     ],
 )

@@ -1,6 +1,7 @@
 """`campaign doctor`: keys, the ledger, limits, and how all of it is shown."""
 
 import asyncio
+import io
 import os
 import sqlite3
 import time
@@ -8,11 +9,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from rich.console import Console
 from unit.cli.doctor_lab import nowhere, texts
 
 from prefect_campaign.cli import compute, doctor, doctor_here, findings
 from prefect_campaign.cli.findings import BAD, GOOD, NOTE, WARN, Finding
 from prefect_campaign.ledger.location import Home
+from prefect_campaign.model.devices import Gpu
 from prefect_campaign.model.errors import Refused
 
 __all__ = ["nowhere"]
@@ -93,8 +96,6 @@ def test_what_blocks_for_ever_holds_up_neither_the_others_nor_the_end() -> None:
 
 @pytest.mark.parametrize("width", [40, 80, 140])
 def test_the_picture_fits_its_width(width: int) -> None:
-    from rich.console import Console
-
     found = [
         Finding("A", GOOD, "fine"),
         Finding("A", BAD, "long " * 30, "do " * 40),
@@ -107,6 +108,14 @@ def test_the_picture_fits_its_width(width: int) -> None:
     assert max(map(len, text.splitlines())) <= width
     assert "[red]not markup[/red]" in text
     assert findings.summary(found).plain == "1 to mend, 1 to look at."
+
+
+def test_the_highest_tier_has_no_upper_end() -> None:
+    cards = tuple(Gpu(f"GPU-{mib}", 0, "x", mib) for mib in (81559, 24564, 16376))
+    found = compute.Compute("550", "12.4", cards, 2, 1, 1, 1)
+    console = Console(file=io.StringIO(), width=100)
+    console.print(compute.block(found, 100))
+    assert "2 x 24 GB or more + 1 x 16 GB by all of their memory" in console.file.getvalue()  # type: ignore[attr-defined]
 
 
 @pytest.mark.parametrize(

@@ -9,10 +9,11 @@ from driver import uuid_of
 from rich.console import Console
 from unit.ledger.ledger_data import register_demo
 
-from prefect_campaign.cli.gpus import device_leases, document, render, short_uuid
+from prefect_campaign.cli.gpus import by_rules, device_leases, document, render, short_uuid
 from prefect_campaign.ledger import queries
 from prefect_campaign.model.devices import Gpu, GpuProcess, HostView
 from prefect_campaign.model.errors import LedgerDamaged
+from prefect_campaign.model.spec import GpuPolicy
 
 OURS = GpuProcess(7, 9000, user="ann", command="python train.py", run_dir="/home/ann/c/runs/svm_main_s0/a2")
 GPUS = (
@@ -73,6 +74,28 @@ def test_the_picture_has_all_that_counts_and_keeps_its_width(width):
     assert "leased but not seen: GPU-99999999-9 by pc-lost-a1" in picture
     assert "pc-cpu-a1" not in picture
     assert "pc-elsewhere" not in picture
+
+
+def test_a_model_has_its_whole_name_where_there_is_room() -> None:
+    cards = (replace(GPUS[1], name="NVIDIA GeForce RTX 4090"), GPUS[2])
+    assert "GeForce RTX 4090" in drawn([HostView("h", 1, cards)], 80)
+    assert "GeForce RTX…" in drawn([HostView("h", 1, cards)], 50)
+
+
+def test_a_lease_whose_attempt_is_not_on_record_yet_names_campaign_and_experiment() -> None:
+    leases = {("h1", uuid_of(2)): [{"campaign": "my-lab", "exp_id": None, "token": "pc-my-lab--e1-a1", "vram_mb": 1}]}
+    assert "my-lab/e1-a1" in row(drawn([HOST], 120, leases), 2)
+
+
+async def test_what_a_campaign_keeps_from_itself_is_shown_with_it() -> None:
+    async def look() -> list[HostView]:
+        return [HostView("h1", 8, GPUS[:3]), HostView("h2", 8, GPUS[:3])]
+
+    rules = GpuPolicy(reserve=["h1:1", 2], keep_free=1)
+    first, second = document(await by_rules(look, rules)(), {})["hosts"]
+    assert [gpu["reserved"] for gpu in first["gpus"]] == [False, True, True]
+    assert [gpu["reserved"] for gpu in second["gpus"]] == [False, False, True]
+    assert (first["keep_free"], second["keep_free"]) == (1, 1)
 
 
 @pytest.mark.parametrize("width", [1, 20, 40, 79, 115, 116, 300])

@@ -23,6 +23,17 @@ def test_why_experiments_wait_is_told_while_they_do(state: str, owner: str | Non
     assert ("1 wait: 1 for 2 GPUs" in out.getvalue()) == told
 
 
+def test_a_note_takes_the_room_that_there_is() -> None:
+    note = "host gpu1 does not answer, and nobody knows"
+    view = ExperimentView("e1", "full", "full", 0, "main", None, None, 0, {}, "on_hold", reason=note)
+    for width, told in ((80, note), (60, "host gpu1 does not answe")):
+        out = io.StringIO()
+        Console(file=out, width=width).print(experiment_table([view], width))
+        assert told in out.getvalue()
+        assert ("…" in out.getvalue()) == (told != note)
+        assert len(out.getvalue().splitlines()) == 2
+
+
 @pytest.mark.parametrize("state", ["failed", "on_hold"])
 def test_words_of_a_reason_are_neither_markup_nor_obeyed_by_the_terminal(state: str) -> None:
     reason = "OSError: [/data/x] is full \x1b]0;t\x07"

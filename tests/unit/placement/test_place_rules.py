@@ -129,7 +129,8 @@ def test_keep_free_counts_leases_of_everybody_but_shared_ones_may_be_joined() ->
 
 
 def test_gpus_and_hosts_with_a_problem_are_not_used_but_may_come_back() -> None:
-    lost = replace(host("h"), gpus=(gpu("h", 0, problem="GPU is lost"), gpu("h", 1, mig=True), gpu("h", 2, total=0)))
+    problem = "GPU is lost; reboot the host"  # what to do about it would only blur the list
+    lost = replace(host("h"), gpus=(gpu("h", 0, problem=problem), gpu("h", 1, mig=True), gpu("h", 2, total=0)))
     placement = place([whole("a")], [lost, host("g", problem="unreachable")], [], Rules(), 0)
     assert got(placement) == {}
     assert placement.never == frozenset()
