@@ -35,6 +35,8 @@ class Starter:
         self._unlaunched: list[tuple[AttemptSpec, Outcome]] = []
         self._unsure: dict[str, tuple[AttemptSpec, float]] = {}
         """Token -> the attempt, and when its intent was written."""
+        self._verdicts: dict[str, str] = {}
+        """Token -> what was done about those of `_unlaunched` whose GPUs were busy."""
 
     @property
     def submitted(self) -> int:
@@ -89,11 +91,14 @@ class Starter:
                 outcome = replace(outcome, diagnosis=Diagnosis(LAUNCH_FAILED, verdict.why, ""))
                 outcome.move.values.update(fix_kept(verdict.spec, self._batch.rules(verdict.spec)))
             self._unlaunched.append((verdict.spec, outcome))
+            self._verdicts[verdict.spec.token] = verdict.effect
         return started
 
     def record_submitted(self, connection: Connection, now: float) -> None:
         """Write down, within a transaction, what runs; `forget_submitted` follows once that is durable."""
         record_submitted(connection, self._hold.campaign_id, self._submitted, now=now)
+        for spec, _ in self._submitted:
+            self._preflight.settle_alert(connection, spec, "start")
 
     def forget_submitted(self) -> None:
         """They are on record."""
@@ -115,6 +120,10 @@ class Starter:
         with self._hold.write() as connection:
             outcomes = [outcome for _, outcome in self._unlaunched]
             record_outcomes(connection, self._hold.campaign_id, outcomes, now=self._hold.now())
+            for spec, _ in self._unlaunched:
+                if spec.token in self._verdicts:
+                    self._preflight.settle_alert(connection, spec, self._verdicts[spec.token])
+        self._verdicts.clear()
         written, self._unlaunched = self._unlaunched, []
         for spec, outcome in written:
             self._batch.ended(spec, outcome)
@@ -124,7 +133,7 @@ class Starter:
         handle: Handle | None = None
         try:
             handle = await self._find(spec) if look_first else None
-            if handle is None and spec.token in self._unleased:
+            if handle is None and spec.token in self._unleased and not spec.gpus:  # else the look at its GPUs tells
                 raise Transient("its devices were given to others while nobody drove the campaign")
             if handle is None and not self._batch.closed:
                 if spec.gpus and not checked:
