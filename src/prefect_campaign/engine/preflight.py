@@ -5,6 +5,8 @@ import logging
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 
+from sqlalchemy import Connection
+
 from prefect_campaign.engine.beside import stop
 from prefect_campaign.engine.hold import Hold
 from prefect_campaign.engine.hosts import Hosts, run_key
@@ -87,13 +89,21 @@ class Preflight:
         now = self._hold.now()
         verdicts = [v for w in list(self._waiting.values()) if (v := self._verdict(w, now)) is not None]
         for verdict in verdicts:
-            if self._waiting.pop(verdict.spec.token).asked_at is not None:
-                self._settle(verdict)
+            del self._waiting[verdict.spec.token]
         if any(w.busy and w.next_look <= now for w in self._waiting.values()):
             self._hosts.refresh()  # nobody else may look at the other GPUs, to which it could go
         for host in {w.spec.host for w in self._waiting.values() if w.next_look <= now} - set(self._looks):
             self._looks[host] = asyncio.create_task(self._look(host))
         return verdicts
+
+    def settle_alert(self, connection: Connection, spec: AttemptSpec, effect: str) -> None:
+        """What became of an attempt, in the transaction that puts it on record: people are asked no more.
+
+        Not before: an answer that has not taken effect yet must be found again after a crash.
+        """
+        if spec.gpus:
+            where = self._hold.campaign_id, spec.exp_id, spec.attempt
+            alerts.settle(connection, *where, syndrome=SYNDROME, effect=effect)
 
     async def trouble(self, host: str) -> str:
         """Why nothing can be started on a host now; empty if it can."""
@@ -127,23 +137,21 @@ class Preflight:
             return None
         with self._hold.ledger.read() as connection:
             taken = leases.held(connection, [one.spec.host])
+        one.busy = _busy(one.spec, seen[1], taken)
+        answer = self._answer(one) if one.asked_at is not None else None
+        if answer == STOP:  # whatever has become of the GPU since then
+            return Verdict(one.spec, "stop", "; ".join(filter(None, (one.busy, "stopped by a person"))))
         if one.spec.token not in {lease.token for lease in taken}:
             return Verdict(one.spec, "elsewhere", "its GPUs were given to others")
-        one.busy = _busy(one.spec, seen[1], taken)
         if not one.busy:
             return Verdict(one.spec, "start")
         one.next_look = now + POLL_SECONDS
         if self._elsewhere(one.spec):  # nobody need wait, nor be asked
             return Verdict(one.spec, "elsewhere", f"{one.busy}; another GPU is taken")
-        if one.asked_at is None and now - one.since >= ALERT_SECONDS:
-            self._ask(one, now)
-        if one.asked_at is None:
-            return None
-        answer = self._answer(one)
         if answer == ANYWAY:
             return Verdict(one.spec, "start", f"{one.busy}; continued anyway")
-        if answer == STOP:
-            return Verdict(one.spec, "stop", f"{one.busy}; stopped by a person")
+        if one.asked_at is None and now - one.since >= ALERT_SECONDS:
+            self._ask(one, now)
         # Another GPU is taken as soon as there is one, whether people say so or not; without it, waiting goes on.
         return None
 
@@ -160,17 +168,6 @@ class Preflight:
                 message=f"{one.spec.exp_id} attempt {one.spec.attempt} waits: {one.busy}",
                 choices=(ANYWAY, ELSEWHERE, STOP),
                 now=now,
-            )
-
-    def _settle(self, verdict: Verdict) -> None:
-        with self._hold.write() as connection:
-            alerts.settle(
-                connection,
-                self._hold.campaign_id,
-                verdict.spec.exp_id,
-                verdict.spec.attempt,
-                syndrome=SYNDROME,
-                effect=verdict.effect,
             )
 
     def _answer(self, one: Waiting) -> str | None:

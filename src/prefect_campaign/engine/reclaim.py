@@ -44,7 +44,8 @@ class Reclaim:
     async def reclaim(self) -> list[str]:
         """Release what belongs to attempts that are surely over; returns their tokens."""
         ledger, now = self._hold.ledger, self._hold.now()
-        by_host = {v.host: v.launcher for v in self._hosts.views if not v.problem}
+        # As they are: one that is shut until its check has passed may need just these devices for its dry run.
+        by_host = {v.host: v.launcher for v in self._hosts.seen if not v.problem}
         with ledger.read() as connection:
             found = orphans(connection, by_host, self._hold.campaign_id, now=now, alive=identity_alive)
         over = [one for one in found if one.launcher == by_host[one.host] and await self._over(one)]

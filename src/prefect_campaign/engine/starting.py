@@ -52,6 +52,8 @@ class Starter:
         self._unlaunched: list[tuple[AttemptSpec, Outcome]] = []
         self._unsure: dict[str, Try] = {}
         """By token."""
+        self._verdicts: dict[str, str] = {}
+        """Token -> what was done about those of `_unlaunched` whose GPUs were busy."""
 
     @property
     def submitted(self) -> int:
@@ -102,12 +104,15 @@ class Starter:
                 outcome = replace(outcome, diagnosis=Diagnosis(LAUNCH_FAILED, verdict.why, ""))
                 outcome.move.values.update(fix_kept(verdict.spec, self._batch.rules(verdict.spec)))
             self._unlaunched.append((verdict.spec, outcome))
+            self._verdicts[verdict.spec.token] = verdict.effect
         return await self._settle(free, look_first=False)
 
     def record_submitted(self, connection: Connection, now: float) -> None:
         """Write down, within a transaction, what runs; `forget_submitted` follows once that is durable."""
         record_submitted(connection, self._hold.campaign_id, self._submitted, now=now)
         record_queued(connection, self._hold.campaign_id, self._queued, now=now)
+        for spec, _ in self._submitted:
+            self._preflight.settle_alert(connection, spec, "start")
 
     def forget_submitted(self) -> None:
         """They are on record."""
@@ -129,6 +134,10 @@ class Starter:
         with self._hold.write() as connection:
             outcomes = [outcome for _, outcome in self._unlaunched]
             record_outcomes(connection, self._hold.campaign_id, outcomes, now=self._hold.now())
+            for spec, _ in self._unlaunched:
+                if spec.token in self._verdicts:
+                    self._preflight.settle_alert(connection, spec, self._verdicts[spec.token])
+        self._verdicts.clear()
         written, self._unlaunched = self._unlaunched, []
         for spec, outcome in written:
             self._batch.ended(spec, outcome)
@@ -151,7 +160,7 @@ class Starter:
     def _may_start(self, one: Try) -> bool:
         """Whether it is to be submitted now; if not, what else becomes of it is arranged."""
         spec = one.spec
-        if not one.leased:
+        if not one.leased and not spec.gpus:  # else the look at its GPUs tells
             why = Transient("its devices were given to others while nobody drove the campaign")
             self._give_up(spec, unlaunched(self._campaign, spec, why, self._batch.rules(spec), now=self._hold.now()))
         elif self._batch.closed:

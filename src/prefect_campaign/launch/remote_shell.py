@@ -74,15 +74,16 @@ pc_start_job() {
     [ -z "$pc_code" ] || [ -d "$pc_code" ] || { echo no-code; return; }
     pc_said=$(LC_ALL=C mkdir -p "$pc_checkpoints" "$pc_run" 2>&1) || { pc_failed "$pc_run" "$pc_said"; return; }
     if [ -e "$pc_run/claim" ] || [ -e "$pc_run/status.json" ]; then echo claimed; return; fi
+    # Under a name of its own: the start of an orchestrator that was killed may still be on its way here.
+    pc_new=$pc_run/job.sh.$$
     # Through cat, for it says why it cannot write; some sh do not.
-    pc_said=$(umask 077; { printf %s "$pc_script" | LC_ALL=C cat >"$pc_run/job.sh.new"; } 2>&1)
-    pc_wrote=$(cat "$pc_run/job.sh.new" 2>/dev/null | wc -c)
+    pc_said=$(umask 077; { printf %s "$pc_script" | LC_ALL=C cat >"$pc_new"; } 2>&1)
+    pc_wrote=$(cat "$pc_new" 2>/dev/null | wc -c)
     if [ "$((pc_wrote))" -ne "$pc_bytes" ]; then
-        rm -f "$pc_run/job.sh.new"
+        rm -f "$pc_new"
         pc_failed "$pc_run/job.sh" "${pc_said:-No space left on device?}"
         return
     fi
-    pc_new=$pc_run/job.sh.new
     pc_said=$({ LC_ALL=C chmod 700 "$pc_new" && LC_ALL=C mv -f "$pc_new" "$pc_run/job.sh"; } 2>&1) ||
         { pc_failed "$pc_run/job.sh" "$pc_said"; return; }
     pc_child=

@@ -148,8 +148,9 @@ def answer(connection: Connection, alert_id: int, choice: str, *, by: str, now: 
 
 
 def settle(connection: Connection, campaign_id: int, exp_id: str, attempt: int, *, syndrome: str, effect: str) -> None:
-    """What was done about it in the end; nothing is asked any more."""
-    connection.execute(update(t.alerts).where(*_key(campaign_id, exp_id, attempt, syndrome)).values(effect=effect))
+    """What was done about it in the end, if people are asked; nothing is asked any more."""
+    asks = (*_key(campaign_id, exp_id, attempt, syndrome), t.alerts.c.effect.is_(None))
+    connection.execute(update(t.alerts).where(*asks).values(effect=effect))
 
 
 def _one(campaign_id: int, exp_id: str, attempt: int, syndrome: str) -> Select[Any]:

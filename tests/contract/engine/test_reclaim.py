@@ -8,12 +8,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from contract.engine.environment_lab import dry_campaign, dry_runs, quick_checks
 from contract.engine.lab import Lab, until
 from contract.engine.test_gpus import REPORT, SEES, WAITS, gpu_campaign
 from driver import Driver, gpus
 
 from prefect_campaign.engine import hold, reclaim
 from prefect_campaign.ledger import tables as t
+
+__all__ = ["quick_checks"]
 
 
 @pytest.fixture(autouse=True)
@@ -53,6 +56,20 @@ async def test_what_was_never_started_gives_its_gpu_back(tmp_path: Path, home: A
     assert dead.states == ["done"]
     assert len(dead.ran) == 1
     dead.settled()
+
+
+async def test_a_dry_run_gets_what_was_never_started(tmp_path: Path, home: Any) -> None:
+    """Until its check has passed a host is shut for experiments, but not for this."""
+    (tmp_path / "dead").mkdir()
+    dead = Lab(gpu_campaign(tmp_path / "dead", REPORT, points=1, name="dead"))
+    with as_a_process_that_dies():
+        killed = await dead.open().__aenter__()
+    await killed.adopt()
+    killed._record([], {})
+    alive = Lab(dry_campaign(tmp_path, name="alive", resources={"gpus": 1}))
+    await alive.run()
+    assert alive.states == ["done"]
+    assert len(dry_runs(tmp_path)) == 1
 
 
 async def test_a_job_that_lives_keeps_its_gpu_until_it_is_over(tmp_path: Path, home: Any) -> None:

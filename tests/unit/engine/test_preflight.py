@@ -75,15 +75,22 @@ class Desk:
     others: bool = False
     """Whether there is another GPU to go to."""
 
+    crashes: bool = False
+    """Whether it dies before what becomes of the attempt is on record."""
+
     def __post_init__(self) -> None:
-        hold = Hold(self.book.ledger, self.book.row.id, self.book.row.fence)
-        self.woken = asyncio.Event()
-        self.preflight = Preflight(hold, self.machine, lambda spec: self.others, self.woken.set)  # type: ignore[arg-type]
         spec = replace(attempt_of(PILOT, 1), host="h1", gpus=("GPU-a",))
         with self.book.ledger.write() as connection:
             leases.take(connection, self.book.row.id, [Claim("h1", spec.gpus, spec.token)], now=self.clock())
-        self.token = spec.token
-        self.preflight.begin(spec, self.clock())
+        self.spec, self.token, self.since = spec, spec.token, self.clock()
+        self.begin()
+
+    def begin(self) -> None:
+        """A process that has just started drives the campaign."""
+        hold = Hold(self.book.ledger, self.book.row.id, self.book.row.fence)
+        self.woken = asyncio.Event()
+        self.preflight = Preflight(hold, self.machine, lambda spec: self.others, self.woken.set)  # type: ignore[arg-type]
+        self.preflight.begin(self.spec, self.since)
 
     async def step(self) -> list[tuple[str, str]]:
         """One look and what is made of it."""
@@ -91,7 +98,12 @@ class Desk:
         if not first:
             self.woken.clear()
             await asyncio.wait_for(self.woken.wait(), 5)
-        return [(v.effect, v.why) for v in first or self.preflight.step()]
+        found = first or self.preflight.step()
+        if not self.crashes:
+            with self.book.ledger.write() as connection:
+                for verdict in found:
+                    self.preflight.settle_alert(connection, verdict.spec, verdict.effect)
+        return [(v.effect, v.why) for v in found]
 
     async def wait(self, seconds: float) -> list[tuple[str, str]]:
         """Poll as a dispatcher does until something becomes of the attempt, at most so long."""
@@ -170,6 +182,32 @@ async def test_another_gpu_that_is_free_is_taken_without_asking_anybody(desk: De
     desk.machine.gpu, desk.others = TAKEN, True
     assert [effect for effect, _ in await desk.step()] == ["elsewhere"]
     assert desk.alerts() == []
+
+
+@pytest.mark.parametrize(("choice", "effect"), [("Continue anyway", "start"), ("Stop", "stop")])
+async def test_an_answer_holds_until_what_it_led_to_is_on_record(desk: Desk, choice: str, effect: str) -> None:
+    desk.machine.gpu = TAKEN
+    await desk.wait(ALERT_SECONDS + POLL_SECONDS)
+    desk.answer(choice)
+    desk.crashes = True
+    assert [found for found, _ in await desk.wait(POLL_SECONDS)] == [effect]
+    desk.begin()
+    desk.crashes = False
+    assert [found for found, _ in await desk.wait(POLL_SECONDS)] == [effect]
+    (alert,) = desk.alerts()
+    assert (alert["answer"], alert["effect"]) == (choice, effect)
+
+
+@pytest.mark.parametrize("given_away", [False, True])
+async def test_who_said_stop_is_obeyed_though_the_gpu_is_free_or_gone(desk: Desk, given_away: bool) -> None:
+    desk.machine.gpu = TAKEN
+    await desk.wait(ALERT_SECONDS + POLL_SECONDS)
+    desk.answer("Stop")
+    desk.machine.gpu = FREE
+    if given_away:
+        with desk.book.ledger.write() as connection:
+            leases.release(connection, [desk.token])
+    assert await desk.wait(POLL_SECONDS) == [("stop", "stopped by a person")]
 
 
 async def test_an_answer_that_is_not_offered_is_refused(desk: Desk) -> None:
