@@ -24,12 +24,11 @@ async def test_an_answer_that_is_lost_after_acceptance_loses_no_job(pbs, new_lau
     assert await new_launcher().find(spec) == handle
 
 
+@pytest.mark.parametrize("pbs", ["without qselect"], indirect=True)
 async def test_an_answer_that_is_lost_with_the_server_is_unknown_until_it_is_back(pbs, new_launcher, spec_of):
     spec = spec_of("true")
     pbs.fail("lost", "silent")
     pbs.fail("empty")
-    if "qselect" in {path.name for path in pbs.bin.iterdir()}:
-        pytest.skip("qselect would find it")
     with pytest.raises(Unknown):
         await new_launcher().submit(spec)
     with pytest.raises((Unknown, Transient)):
