@@ -9,12 +9,13 @@ export PATH := $(CURDIR)/$(BIN):$(PATH)
 # The example keeps its runs beside the code; make clean-pilot forgets them.
 PILOT_HOME ?= $(CURDIR)/.campaign
 
-.PHONY: help setup pilot test lint bench lock clean clean-pilot rig rig-down rig-status
+.PHONY: help setup pilot test unit lint bench lock clean clean-pilot rig rig-down rig-status
 
 help:
 	@echo "make pilot               run the example campaign; asks at the gate"
 	@echo "make pilot APPROVE=CONTINUE|PIVOT|KILL   the same, unattended"
-	@echo "make test                lint, types and all tests"
+	@echo "make unit                lint, types and the unit tests: about a minute, no process is started"
+	@echo "make test                the same, then the contract, crash and end-to-end tests"
 	@echo "make bench               500 trivial experiments beside GNU parallel and HyperQueue"
 	@echo "make rig, rig-status, rig-down [PARTS=\"slurm docker postgres redis\"]   a real Slurm and more, for tests (Debian, root)"
 	@echo "make clean-pilot         forget the example's runs"
@@ -37,11 +38,19 @@ lint: setup
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-# Side by side, but for those that share a Prefect server.
-test: lint
-	$(BIN)/pytest -n auto tests/unit tests/contract $(PYTEST_ARGS)
-	$(BIN)/pytest -n 2 tests/crash $(PYTEST_ARGS)
-	$(BIN)/pytest tests/e2e $(PYTEST_ARGS)
+# Tests start hundreds of interpreters; without byte code each would compile anew what it imports.
+unit test: export PYTHONDONTWRITEBYTECODE =
+# Code 5: with these PYTEST_ARGS none of the stage was selected.
+PYTEST = $(BIN)/pytest $(1) $(PYTEST_ARGS) || [ $$? = 5 ]
+
+unit: lint
+	$(call PYTEST,-n auto tests/unit)
+
+# Quickest first; side by side, but for those that share a Prefect server.
+test: unit
+	$(call PYTEST,-n auto tests/contract)
+	$(call PYTEST,-n 2 tests/crash)
+	$(call PYTEST,tests/e2e)
 
 bench: setup
 	$(BIN)/python bench/throughput.py

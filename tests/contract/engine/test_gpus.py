@@ -10,7 +10,6 @@ import pytest
 from contract.engine.lab import REPORT, Lab, campaign, until
 from driver import MISMATCH, Driver, gpus
 
-from prefect_campaign.engine import hosts, preflight
 from prefect_campaign.launch.local import LocalLauncher
 from prefect_campaign.launch.process import host_name
 from prefect_campaign.ledger import tables as t
@@ -170,11 +169,7 @@ async def test_an_attempt_on_a_busy_gpu_moves_to_one_that_becomes_free(
     assert list(seen(tmp_path).values()) == [[driver.uuids[1]]] * 2
 
 
-async def test_the_only_attempt_moves_to_a_gpu_that_becomes_free(
-    tmp_path: Path, home: Any, driver: Driver, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(preflight, "POLL_SECONDS", 0.2)
-    monkeypatch.setattr(hosts, "FRESH_SECONDS", 0.2)
+async def test_the_only_attempt_moves_to_a_gpu_that_becomes_free(tmp_path: Path, home: Any, driver: Driver) -> None:
     driver.set(gpus(2))
     stranger = subprocess.Popen(["sleep", "600"])
     try:

@@ -11,6 +11,12 @@ from repository import git, head, repository
 from prefect_campaign.engine import origin
 
 
+def seen_again(code: origin.Origin) -> str:
+    """What is known of the commit, while it is read again and again, as every placement does."""
+    code.refresh()
+    return str(code.name)
+
+
 async def test_a_commit_in_the_middle_is_recorded_with_those_that_start_later(
     tmp_path: Path, home: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -27,8 +33,7 @@ async def test_a_commit_in_the_middle_is_recorded_with_those_that_start_later(
         (work / "code").write_text("2")
         git(work, "commit", "-qam", "two")
         (work / "code").write_text("3")
-        dispatcher._planner.origin.refresh()  # as every placement does
-        await until(lambda: str(dispatcher._planner.origin.name).endswith("-dirty"))
+        await until(lambda: seen_again(dispatcher._planner.origin).endswith("-dirty"))
         (tmp_path / "go").touch()
         await asyncio.wait_for(run, 60)
     commits = [v.git_commit for v in lab.views]

@@ -90,7 +90,7 @@ def test_before_the_first_commit(tmp_path: Path) -> None:
     git(tmp_path, "init", "-q")
     assert refusal(campaign(), read_tree(str(tmp_path))) == ""
     (tmp_path / "a.py").write_text("1")
-    track(tmp_path)
+    track(tmp_path, "a.py")
     found = read_tree(str(tmp_path))
     assert (found.commit, found.changed, found.name) == (None, ("a.py",), None)
     assert "a.py" in refusal(campaign(), found)
