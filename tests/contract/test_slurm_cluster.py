@@ -196,7 +196,7 @@ async def test_cancelled_tasks_that_never_ran_are_gone_at_once(slurm, new, spec_
 
 
 async def test_a_submit_limit_is_no_failure(slurm, new, spec_of):
-    launcher = new(slurm.conf, qos="tiny", array_limit=1)
+    launcher = new(slurm.conf, qos="few", array_limit=1)
     specs = [spec_of("sleep", "30", name=f"e{n}") for n in range(12)]
     answer = await launcher.submit_all(specs)
     taken = {token: one for token, one in answer.items() if isinstance(one, Handle)}
