@@ -46,9 +46,14 @@ PYTEST = $(BIN)/pytest $(1) $(PYTEST_ARGS) || [ $$? = 5 ]
 unit: lint
 	$(call PYTEST,-n auto tests/unit)
 
+# What the ledger promises, and the dispatcher with it, must hold in both of its databases.
+ON_POSTGRES = tests/unit/ledger tests/contract/ledger tests/contract/engine/test_dispatcher.py \
+    tests/contract/engine/test_adoption.py tests/contract/engine/test_queue.py tests/contract/engine/test_environment.py
+
 # Quickest first; side by side, but for those that share a Prefect server.
 test: unit
 	$(call PYTEST,-n auto tests/contract)
+	$(call PYTEST,-n auto --ledger=postgres $(ON_POSTGRES))
 	$(call PYTEST,-n 2 tests/crash)
 	$(call PYTEST,tests/e2e)
 
