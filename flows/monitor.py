@@ -8,7 +8,7 @@ from prefect.exceptions import CancelledRun
 
 from prefect_campaign.engine.beside import stop
 from prefect_campaign.engine.dispatcher import open_dispatcher
-from prefect_campaign.engine.rounds import has_open_attempts, open_round, rounds_to_tend
+from prefect_campaign.engine.rounds import elsewhere, has_open_attempts, open_round, rounds_to_tend
 from prefect_campaign.engine.setting import Setting, open_setting, refuse_if_driven
 from prefect_campaign.ledger.location import Home
 from prefect_campaign.model.errors import CampaignError, Driven, Fenced, Transient
@@ -130,6 +130,8 @@ async def follow_to_the_end(setting: Setting) -> None:
 
 async def _tick(setting: Setting) -> str:
     """Reconcile one round once: adopt what runs, record what ended, and start what can start unless it is closed."""
+    if where := elsewhere(setting):
+        return f"left to the worker there ({where}); to go on here: campaign resume {setting.row.name}"
     await close_lost_runs(setting)
     stage = setting.row.stage if setting.row.status == CampaignStatus.OPEN else None
     if stage is None:

@@ -39,7 +39,7 @@ class MachineBlock(Protocol):
         ...
 
 
-async def launcher_of(campaign: Campaign) -> Launcher:
+async def launcher_of(campaign: Campaign) -> Fleet:
     """The launcher for the machines that the spec names.
 
     Two entries of different kinds for one machine, such as ``[docker/torch, local]``, are an order of preference.
@@ -55,10 +55,11 @@ async def launcher_of(campaign: Campaign) -> Launcher:
         others = members.setdefault(host, [])
         if any(launcher.name == other.name for other in others):
             raise Refused(f"launcher: {named!r} is host {host!r}, which is there already; name each machine once")
+        if others and not all(isinstance(one, LocalLauncher | DockerLauncher) for one in (*others, launcher)):
+            raise Refused(f"launcher: {named!r} is called {host!r}, like another one; give its block another name")
         others.append(launcher)
     fleet = {host: some[0] if len(some) == 1 else Either(some) for host, some in members.items()}
-    only = next(iter(fleet.values()))
-    return only if len(fleet) == 1 and isinstance(only, LocalLauncher) else Fleet(fleet)
+    return Fleet(fleet)  # one machine, too: what was given to another one is not looked for here
 
 
 async def _machine(named: str) -> tuple[str, Launcher]:

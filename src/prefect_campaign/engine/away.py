@@ -125,12 +125,20 @@ class Away:
         """Whether it is on hold for so long that a batch does not wait for it any longer."""
         return live.away_since is not None and now - live.away_since > self._patience
 
+    async def settle(self) -> None:
+        """Wait until the look that is under way is over; `turned` then says what came of it."""
+        if self._poll is not None:
+            await asyncio.wait([self._poll])
+
     async def close(self) -> None:
         """Stop looking."""
         await stop(self._poll)
 
     def _pace(self, queue: Queue, lives: list[Live], now: float) -> None:
         """How often a scheduler is worth asking."""
+        if not lives:
+            queue.poll_seconds = POLL_SECONDS
+            return
         waiting = sum(live.waits or not live.started for live in lives)
         seconds = seconds_until_look(
             pending=waiting, running=len(lives) - waiting, events=False, expected_minutes=self._expected
@@ -157,6 +165,8 @@ class Away:
             if one.status in ("exited", "gone"):
                 self._watch.maybe_over(live.spec.token)
                 continue
+            if live.started and one.status == "running" and live.handle.host in self._queues:
+                live.launched_at = max(live.launched_at, one.started_at or 0.0)  # its scheduler ran it once more
             turn = _queue_turn(live, one, now) if live.handle.host in self._queues else _host_turn(live, one)
             if turn is not None:
                 self._turned[live.spec.token] = turn

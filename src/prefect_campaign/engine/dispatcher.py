@@ -110,6 +110,7 @@ class Dispatcher:
         await self._round()
         await self._environment.settle()
         await self._prober.settle()
+        await self._away.settle()
         await self._round()  # with what these have found
         await self._preflight.settle()
         await self._start_checked()
@@ -134,7 +135,8 @@ class Dispatcher:
             self._batch.launching(spec, adopted=True)
             if attempt["handle"]:
                 since, runs = attempt["started_at"] or attempt["intent_at"], attempt["state"] == AttemptState.RUNNING
-                live = Live(spec, Handle(**attempt["handle"]), since, started=runs)
+                # What a queue has may wait once more: it is not judged before it was seen.
+                live = Live(spec, Handle(**attempt["handle"]), since, runs, waits=self._hosts.queue(spec.host))
                 live.away_since = self._hold.now() if on_hold else None
                 if attempt["cursors"]:
                     live.telemetry.resume(attempt["cursors"], self._batch.views[spec.exp_id].metrics)
@@ -254,8 +256,6 @@ class Dispatcher:
         """Whether there are live attempts that may end in a time that can be waited for."""
         now = self._hold.now()
         return any(not self._away.given_up(live, now) for live in self._watch.live.values())
-
-    # -- small things -------------------------------------------------------------------------------------------
 
     async def _start_checked(self) -> None:
         for live in await self._starter.start_checked():

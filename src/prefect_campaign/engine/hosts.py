@@ -60,7 +60,7 @@ class Hosts:
     async def look(self) -> None:
         """See every host now."""
         seen = await self._launcher.look()
-        if self._slots is not None and len(seen) == 1:
+        if self._slots is not None and len(seen) == 1 and not seen[0].queue:
             seen = [dataclasses.replace(seen[0], slots=self._slots)]
         self._reserved.look(seen)
         seen = [dataclasses.replace(v, reserve=self._reserved.on(v.host)) for v in seen]

@@ -143,9 +143,10 @@ class Planner:
             return []
         probed, waiting = self._probed_first(due)
         wanted = {e: self._demand(e, left, probed=e in probed) for e in due if e not in waiting}
-        for exp_id in self._moved & set(wanted):
-            demand, source = wanted[exp_id]
-            wanted[exp_id] = replace(demand, avoid=demand.avoid | self._occupied(taken)), source
+        queues = frozenset((v.host, "*") for v in self._hosts.views if v.queue)
+        avoided = {e: self._occupied(taken) for e in self._moved & set(wanted)} | dict.fromkeys(probed, queues)
+        for exp_id, avoid in avoided.items():  # no queue shows a probe's memory
+            wanted[exp_id] = replace(wanted[exp_id][0], avoid=wanted[exp_id][0].avoid | avoid), wanted[exp_id][1]
         demands = [*self._of_others(connection, now), *(demand for demand, _ in wanted.values())]
         rules = replace(rules, avoid=(*rules.avoid, *self._hosts.failed))
         placement = place(demands, self._hosts.views, held, rules, now, self._hosts.extra)

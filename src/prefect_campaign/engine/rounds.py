@@ -1,10 +1,12 @@
 """Rounds of campaigns that need somebody to look at them, whether they are the newest or not."""
 
+from pathlib import Path
 from typing import Any
 
 from prefect_campaign.engine.setting import Setting
+from prefect_campaign.launch.process import host_name
 from prefect_campaign.ledger import queries
-from prefect_campaign.ledger.batches import open_attempts
+from prefect_campaign.ledger.batches import last_attempt, open_attempts
 from prefect_campaign.ledger.campaigns import CampaignRow
 from prefect_campaign.ledger.location import Home
 from prefect_campaign.ledger.reading import Reader
@@ -45,3 +47,18 @@ def has_open_attempts(setting: Setting) -> bool:
     """Whether attempts of the round are on record as not over."""
     with Reader(setting.ledger.url) as reader:
         return bool(open_attempts(reader, setting.row.id))
+
+
+def elsewhere(setting: Setting) -> str:
+    """Where a round's run dirs or its local jobs are, if not here; empty if nothing of it is elsewhere.
+
+    Several machines may share one ledger: each looks after what was begun on it, unasked.
+    """
+    with Reader(setting.ledger.url) as reader:
+        begun = last_attempt(reader, setting.row.id)
+    if begun is None:
+        return ""
+    if not Path(begun["run_dir"]).is_relative_to(setting.home.path):
+        return f"run dirs are not in {setting.home.path}"
+    on_this_machine = begun["launcher"] in ("local", "docker") and begun["host"] != host_name()
+    return f"runs on {begun['host']}" if on_this_machine else ""

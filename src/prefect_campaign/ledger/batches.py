@@ -41,6 +41,14 @@ def open_attempts(reader: Reader, campaign_id: int) -> list[dict[str, Any]]:
     )
 
 
+def last_attempt(reader: Reader, campaign_id: int) -> dict[str, Any] | None:
+    """run_dir, launcher and host of the attempt that was made last; None if there is none yet."""
+    rows = reader.rows(
+        "SELECT run_dir, launcher, host FROM attempts WHERE campaign_id = :id ORDER BY id DESC LIMIT 1", id=campaign_id
+    )
+    return rows[0] if rows else None
+
+
 def leased(reader: Reader, campaign_id: int) -> set[str]:
     """Tokens of a campaign's attempts that hold devices."""
     rows = reader.rows("SELECT DISTINCT token FROM leases WHERE campaign_id = :id", id=campaign_id)

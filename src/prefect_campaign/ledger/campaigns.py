@@ -1,6 +1,6 @@
 """Campaign rows: registering a spec, moving through phases, and the dispatcher's lease."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,7 +12,7 @@ from prefect_campaign.ledger.experiments import reopen
 from prefect_campaign.model.errors import Driven, Fenced, Refused
 from prefect_campaign.model.plan import PILOT, Plan, PlannedExperiment
 from prefect_campaign.model.spec import Campaign
-from prefect_campaign.model.states import FINAL, CampaignStatus, ExperimentState
+from prefect_campaign.model.states import FINAL, AttemptState, CampaignStatus, ExperimentState
 
 
 @dataclass(frozen=True)
@@ -219,6 +219,7 @@ def _record_plan(connection: Connection, row: CampaignRow, plan: Plan, spec: dic
         e["exp_id"]: e for e in connection.execute(select(table).where(table.c.campaign_id == row.id)).mappings().all()
     }
     wanted = {e.exp_id for e in plan.experiments}
+    under_way = _under_way(connection, row.id, existing)
     fresh = []
     for position, planned in enumerate(plan.experiments):
         old = existing.get(planned.exp_id)
@@ -226,7 +227,7 @@ def _record_plan(connection: Connection, row: CampaignRow, plan: Plan, spec: dic
             fresh.append(_experiment_values(row, planned, position, now))
             continue
         if old["definition"] != planned.definition:
-            _refuse_other_work(planned.exp_id, old["state"])
+            _refuse_other_work(planned.exp_id, old["state"], under_way)
             # What a fix made of the old command has no place in the new one.
             forgotten: dict[str, Any] = {"healed": None, "retry_at": None, "comparable": True, "changes": []}
             connection.execute(update(table).where(table.c.id == old["id"]).values(**forgotten))
@@ -258,7 +259,7 @@ def _record_plan(connection: Connection, row: CampaignRow, plan: Plan, spec: dic
     for exp_id, old in existing.items():
         if exp_id in wanted or old["state"] in FINAL:
             continue
-        if old["state"] in (ExperimentState.LAUNCHING, ExperimentState.RUNNING):
+        if exp_id in under_way:
             raise Refused(
                 f"plan: {exp_id!r} is running but the changed spec no longer wants it; cancel it or wait for it first"
             )
@@ -280,14 +281,21 @@ def _record_plan(connection: Connection, row: CampaignRow, plan: Plan, spec: dic
         )
 
 
-def _refuse_other_work(exp_id: str, state: str) -> None:
+def _under_way(connection: Connection, campaign_id: int, existing: Mapping[str, Any]) -> set[str]:
+    """exp_id of those with an attempt that is not over, also if they are on hold: its job may run on."""
+    a, alive = t.attempts.c, [AttemptState.LAUNCHING, AttemptState.RUNNING]
+    query = select(a.exp_id).where(a.campaign_id == campaign_id, a.state.in_(alive))
+    return {*connection.execute(query).scalars(), *(e for e, old in existing.items() if old["state"] in alive)}
+
+
+def _refuse_other_work(exp_id: str, state: str, under_way: Collection[str]) -> None:
     """The same id must always mean the same work."""
     if state == ExperimentState.DONE:
         raise Refused(
             f"command: {exp_id!r} is already done with another command, environment or args of the "
             "same id; give the campaign a new name, or run it with --new-round"
         )
-    if state in (ExperimentState.LAUNCHING, ExperimentState.RUNNING):
+    if exp_id in under_way:
         raise Refused(f"command: {exp_id!r} is running with another command; wait for it, or stop it first")
 
 

@@ -8,7 +8,7 @@ from sqlalchemy import Connection, Update, bindparam, update
 from prefect_campaign.ledger import tables as t
 from prefect_campaign.ledger.leases import Stale
 from prefect_campaign.model.records import AttemptSpec, Handle
-from prefect_campaign.model.states import AttemptState
+from prefect_campaign.model.states import AttemptState, ExperimentState
 
 
 def record_queued(
@@ -34,15 +34,14 @@ def record_running(connection: Connection, token: str, node: str, started_at: fl
     """
     table = t.attempts
     still_open = table.c.state.in_([AttemptState.LAUNCHING, AttemptState.RUNNING])
-    connection.execute(
-        update(table)
-        .where(table.c.token == token, still_open)
-        .values(state=AttemptState.RUNNING, node=node or None, started_at=started_at)
-    )
+    statement = update(table).where(table.c.token == token, still_open)
+    running = {"state": AttemptState.RUNNING, "node": node or None, "started_at": started_at}
+    if connection.execute(statement.values(**running)).rowcount != 1:
+        raise Stale("an attempt was closed meanwhile; reading again")
 
 
 def explain(connection: Connection, campaign_id: int, why: Mapping[str, str], *, now: float) -> None:
-    """Say of experiments (exp_id -> why) what keeps them in the state in which they are."""
+    """Say of experiments (exp_id -> why) that wait in a queue what keeps them there."""
     if why:
         rows = [{"_campaign": campaign_id, "_exp": e, "_why": text, "_now": now} for e, text in why.items()]
         connection.execute(_explain_statement(), rows)
@@ -61,6 +60,10 @@ def _queued_statement() -> Update:
 def _explain_statement() -> Update:
     return (
         update(t.experiments)
-        .where(t.experiments.c.campaign_id == bindparam("_campaign"), t.experiments.c.exp_id == bindparam("_exp"))
+        .where(
+            t.experiments.c.campaign_id == bindparam("_campaign"),
+            t.experiments.c.exp_id == bindparam("_exp"),
+            t.experiments.c.state == ExperimentState.LAUNCHING,
+        )
         .values(reason=bindparam("_why"), updated_at=bindparam("_now"))
     )

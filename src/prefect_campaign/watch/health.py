@@ -17,7 +17,7 @@ _COUNT_OF_STATE = {
     ExperimentState.PLANNED: "pending",
     ExperimentState.READY: "pending",
     ExperimentState.QUEUED: "pending",
-    ExperimentState.LAUNCHING: "running",
+    ExperimentState.LAUNCHING: "pending",
     ExperimentState.RUNNING: "running",
     ExperimentState.DONE: "completed",
     ExperimentState.FAILED: "failed",

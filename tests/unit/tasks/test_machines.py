@@ -6,21 +6,24 @@ from typing import Any
 
 import pytest
 from contract.engine.lab import campaign
+from contract.launchers import make_spec
 from pydantic import ValidationError
 
 from prefect_campaign.blocks.docker import DockerMachine
 from prefect_campaign.blocks.machines import LocalMachine
+from prefect_campaign.blocks.slurm import SlurmCluster
 from prefect_campaign.launch.docker import DockerLauncher
 from prefect_campaign.launch.either import Either
 from prefect_campaign.launch.fleet import Fleet
 from prefect_campaign.launch.local import LocalLauncher
 from prefect_campaign.launch.process import host_name
 from prefect_campaign.ledger.location import Home
-from prefect_campaign.model.errors import Refused
+from prefect_campaign.model.errors import Refused, Unknown
 from prefect_campaign.tasks import machines
 from prefect_campaign.tasks.machines import launcher_of
 
 BLOCKS = {"torch": DockerMachine(image="torch"), "jax": DockerMachine(image="jax"), "desk": LocalMachine(slots=3)}
+BLOCKS["lab"] = SlurmCluster(name=host_name())
 
 
 @pytest.fixture(autouse=True)
@@ -37,8 +40,17 @@ def spec(folder: Path, *names: str) -> Any:
     return campaign(folder, "", launcher=list(names))
 
 
-async def test_this_machine_alone_needs_no_fleet(tmp_path: Path) -> None:
-    assert isinstance(await launcher_of(spec(tmp_path, "local")), LocalLauncher)
+async def test_what_was_given_to_another_machine_is_not_looked_for_here(tmp_path: Path) -> None:
+    found = await launcher_of(spec(tmp_path, "local"))
+    assert isinstance(found.member(host_name()), LocalLauncher)
+    elsewhere = make_spec(tmp_path / "e" / "a1", "true", host="another-machine")
+    with pytest.raises(Unknown, match="another-machine"):
+        await found.find(elsewhere)
+
+
+async def test_machines_of_one_name_that_have_nothing_else_in_common_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(Refused, match="another name"):
+        await launcher_of(spec(tmp_path, "local", "slurm/lab"))
 
 
 async def test_an_engine_is_this_machine_by_its_own_name(tmp_path: Path, home: Home) -> None:
