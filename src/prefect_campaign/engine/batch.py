@@ -5,7 +5,7 @@ from itertools import islice
 from typing import Any
 
 from prefect_campaign.engine.attempts import run_dir_of
-from prefect_campaign.engine.outcomes import INTERRUPTED, LAUNCH_FAILED, RetryRules
+from prefect_campaign.engine.outcomes import INTERRUPTED, LAUNCH_FAILED, QUEUE_FULL, RetryRules
 from prefect_campaign.ledger import batches, queries
 from prefect_campaign.ledger.campaigns import CampaignRow
 from prefect_campaign.ledger.experiments import Move, Outcome
@@ -38,11 +38,13 @@ class Tries:
     """Seconds between the intents of attempts and their starts."""
     fixes: list[FixRecord] = field(default_factory=list)
 
-    def add(self, signature: str | None, started_at: float | None) -> None:
+    def add(self, signature: str | None, started_at: float | None, ended_at: float | None) -> None:
         """The latest attempt ended so."""
         self.interruptions += signature in INTERRUPTED
-        self.waited += max(0.0, (started_at or self.intent_at) - self.intent_at)
-        failed_launch = signature == LAUNCH_FAILED
+        # What never ran, but not for a launch that failed, has only waited.
+        began = started_at or (None if signature == LAUNCH_FAILED else ended_at)
+        self.waited += max(0.0, (began or self.intent_at) - self.intent_at)
+        failed_launch = signature in (LAUNCH_FAILED, QUEUE_FULL)
         self.unlaunched += failed_launch
         self.unlaunched_in_a_row = self.unlaunched_in_a_row + 1 if failed_launch else 0
 
@@ -101,7 +103,7 @@ class Batch:
             tries = self._tries.setdefault(exp_id, Tries(row["intent_at"], self._before.get(exp_id, 0)))
             tries.intent_at = row["intent_at"]
             if row["signature"]:
-                tries.add(row["signature"], row["started_at"])
+                tries.add(row["signature"], row["started_at"], row["ended_at"])
             if row["fix"]:
                 tries.fixes.append(FixRecord(row["attempt"], row["signature"], row["fix"]))
 
@@ -173,7 +175,7 @@ class Batch:
         self.hours += busy / 3600 * self._devices
         tries = self._tries[spec.exp_id]
         if outcome.diagnosis:
-            tries.add(outcome.diagnosis.signature, outcome.started_at)
+            tries.add(outcome.diagnosis.signature, outcome.started_at, outcome.ended_at)
         if outcome.move.new != ExperimentState.QUEUED:
             return
         if self.mine(spec.exp_id):

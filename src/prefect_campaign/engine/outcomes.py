@@ -9,13 +9,15 @@ from typing import Any
 from prefect_campaign.heal.diagnosis import diagnose
 from prefect_campaign.heal.fixes import RETRY, Fix, propose, renewed
 from prefect_campaign.ledger.experiments import Move, Outcome
-from prefect_campaign.model.errors import CampaignError, Refused
+from prefect_campaign.model.errors import CampaignError, NoRoom, Refused
 from prefect_campaign.model.records import AttemptSpec, Diagnosis, Evidence, FixRecord, Observation
 from prefect_campaign.model.spec import Campaign
 from prefect_campaign.model.states import AttemptState, ExperimentState
 
 LAUNCH_FAILED = "launch_failed"
 """Signature of an attempt that could not be started, for a reason that may pass."""
+QUEUE_FULL = "queue_full"
+"""Signature of an attempt that its queue had no room for; its experiment waits, however long that takes."""
 INTERRUPTED = frozenset({"preempted", "node_failure"})
 """Signatures of ends that the scheduler or a machine brought about: no failures of the experiment, so not counted."""
 MOST_INTERRUPTIONS = 20
@@ -129,9 +131,10 @@ def unlaunched(
     is what limits them. A fix that the attempt carried stays.
     """
     refused = isinstance(error, Refused)
-    stop = None if refused else _why_no_launch(campaign, rules, now)
+    full = isinstance(error, NoRoom)
+    stop = None if refused else rules.closed if full else _why_no_launch(campaign, rules, now)
     new = ExperimentState.FAILED if refused or stop else ExperimentState.QUEUED
-    signature = "refused" if refused else LAUNCH_FAILED
+    signature = "refused" if refused else QUEUE_FULL if full else LAUNCH_FAILED
     values: dict[str, Any] = {"signature": signature}
     if new == ExperimentState.QUEUED:
         doublings = min(rules.launch_failures, 20)  # far beyond the cap, and no overflow after weeks

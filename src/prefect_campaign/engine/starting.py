@@ -16,7 +16,7 @@ from prefect_campaign.launch.protocol import Launcher
 from prefect_campaign.ledger.experiments import Outcome, record_outcomes, record_submitted
 from prefect_campaign.ledger.queued import record_queued
 from prefect_campaign.model.crash import crash_point
-from prefect_campaign.model.errors import CampaignError, Refused, Transient, Unknown
+from prefect_campaign.model.errors import CampaignError, NoRoom, Refused, Transient, Unknown
 from prefect_campaign.model.records import AttemptSpec, Diagnosis, Handle
 from prefect_campaign.model.spec import Campaign
 from prefect_campaign.model.states import ExperimentState
@@ -184,7 +184,7 @@ class Starter:
         if isinstance(result, CampaignError):
             # What is the host's trouble, and not the spec's, may be over later, or elsewhere.
             final = isinstance(result, Refused) and not await self._preflight.trouble(spec.host)
-            error = result if final else Transient(str(result))
+            error = result if final or isinstance(result, NoRoom) else Transient(str(result))
             rules = self._batch.rules(spec)
             self._give_up(spec, unlaunched(self._campaign, spec, error, rules, now=self._hold.now()))
             return None

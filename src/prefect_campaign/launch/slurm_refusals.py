@@ -3,7 +3,7 @@
 import re
 
 from prefect_campaign.launch.ssh_errors import is_shortage
-from prefect_campaign.model.errors import CampaignError, Refused, Transient, Unknown
+from prefect_campaign.model.errors import CampaignError, NoRoom, Refused, Transient, Unknown
 
 # The controller may have taken the job although nobody heard of it: sbatch tries again by itself.
 _NO_ANSWER = re.compile(
@@ -47,7 +47,7 @@ class ArrayTooLarge(Transient):
     """The cluster takes no array of this size; nothing was submitted."""
 
 
-class QueueFull(Transient):
+class QueueFull(NoRoom):
     """A limit of submitted jobs is reached; nothing was submitted."""
 
 

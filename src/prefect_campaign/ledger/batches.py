@@ -18,7 +18,7 @@ def retry_columns(reader: Reader, campaign_id: int) -> list[dict[str, Any]]:
 def tried(reader: Reader, campaign_id: int) -> list[dict[str, Any]]:
     """Every attempt with its diagnosis and fix, in order."""
     return reader.rows(
-        "SELECT exp_id, attempt, intent_at, started_at, signature, fix FROM attempts WHERE campaign_id = :id "
+        "SELECT exp_id, attempt, intent_at, started_at, ended_at, signature, fix FROM attempts WHERE campaign_id = :id "
         "ORDER BY attempt",
         id=campaign_id,
     )

@@ -16,6 +16,10 @@ class Driven(Transient):
     """Another living process drives the campaign: leave it alone."""
 
 
+class NoRoom(Transient):
+    """A queue takes no more jobs for now: that is waiting, and no trouble."""
+
+
 class Refused(CampaignError):  # noqa: N818
     """The request itself is wrong: tell the person, do not try again."""
 

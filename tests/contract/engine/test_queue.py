@@ -13,6 +13,7 @@ from prefect_campaign.launch.fleet import Fleet
 from prefect_campaign.launch.local import LocalLauncher
 from prefect_campaign.launch.process import host_name
 from prefect_campaign.ledger import tables as t
+from prefect_campaign.model.errors import NoRoom
 from prefect_campaign.model.records import Observation
 
 
@@ -224,3 +225,39 @@ async def test_no_more_jobs_than_it_takes(tmp_path: Path) -> None:
         await dispatcher.tick()
         assert [len(batch) for batch in queue.batches] == [2]
         assert "lab: has its 2 jobs" in dispatcher.waits
+
+
+async def test_a_queue_that_takes_no_more_is_waited_for_as_long_as_it_takes(tmp_path: Path) -> None:
+    class Full(WaitingQueue):
+        room = False
+
+        async def submit_all(self, specs):
+            if not self.room:
+                return {spec.token: NoRoom("the queue is full") for spec in specs}
+            return await super().submit_all(specs)
+
+    lab, queue = queued(tmp_path, 1, policy={"retry_hours": 0.00001, "pilot_retries": 0}), Full()
+    async with lab.open(Fleet({HOST: queue})) as dispatcher:
+        await dispatcher.adopt()
+        await tick_until(dispatcher, lambda: len(lab.rows(t.attempts)) >= 2)
+        assert {a["signature"] for a in lab.rows(t.attempts)} <= {"queue_full", None}
+        queue.room = True
+        await tick_until(dispatcher, lambda: bool(queue.batches))
+        await queue.let_run(*specs_of(queue))
+        await tick_until(dispatcher, lambda: lab.states == ["done"])
+
+
+async def test_what_waits_is_seen_by_single_ticks_of_new_dispatchers(tmp_path: Path) -> None:
+    lab, queue = queued(tmp_path, 1, script=f"sleep 0.5\n{REPORT}"), WaitingQueue()
+
+    async def tick() -> None:
+        async with lab.open(Fleet({HOST: queue})) as dispatcher:
+            await dispatcher.adopt()
+            await dispatcher.tick()
+
+    await tick()
+    await tick()
+    assert (lab.states, lab.only.reason) == (["launching"], "waits for resources")
+    await queue.let_run(*specs_of(queue))
+    await tick()
+    assert lab.states == ["running"]
