@@ -51,7 +51,7 @@ def new_database(*, empty: bool = False) -> Iterator[str]:
     """URL of a PostgreSQL database with the ledger's tables, or with nothing in it, which is dropped afterwards."""
     server = os.environ.get("CAMPAIGN_TEST_POSTGRES_URL")
     if not server:
-        pytest.skip("no PostgreSQL: make rig, then set CAMPAIGN_TEST_POSTGRES_URL as .rig/env says")
+        pytest.skip("needs a PostgreSQL: make rig PARTS=postgres, or CAMPAIGN_TEST_POSTGRES_URL")
     name = f"test_{secrets.token_hex(8)}"
     _execute(server, f"CREATE DATABASE {name} TEMPLATE {'template0' if empty else _template(server)}")
     try:

@@ -35,7 +35,6 @@ def made(folder: Path, script: str, points: int = 3) -> Lab:
     return Lab(campaign(work, script, points=range(points)))
 
 
-@pytest.mark.docker
 async def test_a_campaign_runs_in_containers(tmp_path: Path, home: Any, docker_engine: DockerRig) -> None:
     with docker_lab.Lab(docker_engine.url, tmp_path).open() as lab:
         here = made(tmp_path, REPORT + 'grep -q docker-init /proc/1/cmdline && echo "$CAMPAIGN_EXP_ID" >>inside')

@@ -11,8 +11,6 @@ from rig_fixtures import DockerRig
 from prefect_campaign.launch.docker import DockerLauncher
 from prefect_campaign.model.records import AttemptSpec
 
-pytestmark = pytest.mark.docker
-
 
 class TestDockerLauncher(LauncherContract):
     def job_process_runs(self, spec: AttemptSpec, pid: int) -> bool:

@@ -18,8 +18,6 @@ from prefect_campaign.launch.docker_settings import Scope
 from prefect_campaign.model.errors import Refused, Transient
 from prefect_campaign.model.records import AttemptSpec
 
-pytestmark = pytest.mark.docker
-
 HOLDS = "x = []\nwhile True:\n    x.append(bytearray(8 << 20))"
 
 

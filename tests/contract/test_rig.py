@@ -31,34 +31,29 @@ def accounted(slurm: SlurmRig, job: str, *wanted: str) -> list[str]:
         time.sleep(0.1)
 
 
-@pytest.mark.slurm
 def test_slurm_shows_its_nodes_and_its_gpus(slurm: SlurmRig) -> None:
     shown = slurm.run("sinfo", "--noheader", "--Node", "--partition=gpu", "--format=%N %G")
     assert shown.stdout.split() == ["n1", "gpu:a100:4", "n2", "gpu:v100:4"]
     assert slurm.run("squeue").returncode == 0
 
 
-@pytest.mark.slurm
 def test_a_job_gets_its_gpus_and_is_accounted(slurm: SlurmRig, tmp_path: Path) -> None:
     job = submit(slurm, f"echo $CUDA_VISIBLE_DEVICES >{tmp_path}/seen", "--gres=gpu:2")
     assert accounted(slurm, job, "COMPLETED") == ["COMPLETED", "0:0"]
     assert len((tmp_path / "seen").read_text().strip().split(",")) == 2
 
 
-@pytest.mark.slurm
 def test_memory_is_limited(slurm: SlurmRig) -> None:
     job = submit(slurm, "/usr/bin/python3 -c 'bytearray(8) * 2**26'", "--mem=40M")
     expected = ["OUT_OF_MEMORY", "0:125"] if memory_v1() else ["FAILED", "0:9"]
     assert accounted(slurm, job, expected[0]) == expected
 
 
-@pytest.mark.slurm
 def test_the_account_few_may_not_submit_many(slurm: SlurmRig) -> None:
     done = slurm.run("sbatch", "--chdir=/tmp", "--account=few", "--array=1-5", "--hold", "--wrap=true")
     assert "AssocMaxSubmitJobLimit" in done.stderr, done.stdout
 
 
-@pytest.mark.slurm
 def test_configurations_that_lead_nowhere(slurm: SlurmRig, tmp_path: Path) -> None:
     accounting = slurm.dead_accounting(tmp_path)
     assert slurm.run("sacct", conf=accounting).returncode == 1
@@ -67,7 +62,6 @@ def test_configurations_that_lead_nowhere(slurm: SlurmRig, tmp_path: Path) -> No
     assert slurm.run("sacct", conf=slurm.dead_controller(tmp_path)).returncode == 0
 
 
-@pytest.mark.slurm
 def test_a_dead_node_gives_its_job_back(slurm_alone: SlurmRig) -> None:
     job = submit(slurm_alone, "sleep 60", "--partition=one", "--no-requeue")
     accounted(slurm_alone, job, "RUNNING")
@@ -77,13 +71,11 @@ def test_a_dead_node_gives_its_job_back(slurm_alone: SlurmRig) -> None:
         slurm_alone.start("n1")
 
 
-@pytest.mark.slurm
 @pytest.mark.parametrize("name", ["slurmdbd", "mariadb", "munged", "n2"])
 def test_a_job_outlives_each_daemon(slurm_alone: SlurmRig, tmp_path: Path, name: str) -> None:
     check_outliving(slurm_alone, tmp_path, slurm_alone.without(name))
 
 
-@pytest.mark.slurm
 def test_a_job_outlives_a_stopped_slurmctld(slurm_alone: SlurmRig, tmp_path: Path) -> None:
     check_outliving(slurm_alone, tmp_path, slurm_alone.without("slurmctld", stop=True))
 
@@ -97,7 +89,6 @@ def check_outliving(slurm_alone: SlurmRig, tmp_path: Path, without: AbstractCont
     assert accounted(slurm_alone, job, "COMPLETED") == ["COMPLETED", "0:0"]
 
 
-@pytest.mark.docker
 def test_docker_limits_memory(docker_engine: DockerRig) -> None:
     name = f"rig-test-{os.getpid()}"
     limits = ("--network=none", "--memory=16m", "--memory-swap=16m")
@@ -107,7 +98,6 @@ def test_docker_limits_memory(docker_engine: DockerRig) -> None:
     assert (done.returncode, seen) == (137, ["true", "137"])
 
 
-@pytest.mark.docker
 def test_the_image_with_python_has_its_standard_library(docker_engine: DockerRig) -> None:
     program = (
         "import ctypes, hashlib, json, sqlite3, ssl, multiprocessing; print(sqlite3.connect(':memory:') and 'ran')"
@@ -116,7 +106,6 @@ def test_the_image_with_python_has_its_standard_library(docker_engine: DockerRig
     assert done.stdout == "ran\n", done.stderr
 
 
-@pytest.mark.docker
 @pytest.mark.parametrize(("live", "state"), [(False, "exited"), (True, "running")])
 def test_a_restart_of_the_engine(docker_engine_alone: DockerRig, live: bool, state: str) -> None:
     name = f"rig-test-{os.getpid()}"
@@ -130,7 +119,6 @@ def test_a_restart_of_the_engine(docker_engine_alone: DockerRig, live: bool, sta
     assert seen == state
 
 
-@pytest.mark.postgres
 def test_each_test_has_a_database_of_its_own(postgres_url: str) -> None:
     engine = create_engine(postgres_url, poolclass=NullPool)
     with engine.connect() as connection:

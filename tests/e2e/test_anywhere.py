@@ -56,7 +56,6 @@ def here(tmp_path_factory: pytest.TempPathFactory, prefect_server: str) -> dict[
     return run(World(tmp_path_factory.mktemp("here"), prefect_server), "local")
 
 
-@pytest.mark.docker
 def test_in_containers(here, world: World, docker_engine: DockerRig) -> None:
     packages = sysconfig.get_path("purelib")
     world.python(
@@ -69,7 +68,6 @@ def test_in_containers(here, world: World, docker_engine: DockerRig) -> None:
     assert there == here
 
 
-@pytest.mark.slurm
 def test_on_a_cluster(here, world: World, slurm: SlurmRig) -> None:
     world.python(
         "from prefect_campaign.blocks.slurm import SlurmCluster;"

@@ -11,7 +11,7 @@ from e2e.world import BIN, World, free_port, reachable, until
 from ledgers import new_database
 from sqlalchemy import create_engine, make_url, text
 
-pytestmark = [pytest.mark.e2e, pytest.mark.postgres]
+pytestmark = pytest.mark.postgres
 
 COMPOSE = Path(__file__).parents[2] / "deployments" / "compose.yaml"
 
@@ -21,7 +21,7 @@ def settings() -> Iterator[dict[str, str]]:
     """What the compose file gives the server, with this machine's own PostgreSQL and Redis."""
     redis = os.environ.get("CAMPAIGN_TEST_REDIS_URL")
     if not redis:
-        pytest.skip("no Redis: make rig, then set CAMPAIGN_TEST_REDIS_URL as .rig/env says")
+        pytest.skip("needs a Redis: make rig PARTS=redis, or CAMPAIGN_TEST_REDIS_URL")
     at = make_url(redis)
     written = yaml.safe_load(COMPOSE.read_text())["x-server"]
     with new_database(empty=True) as database:
