@@ -7,6 +7,7 @@ the server cannot be asked at all must never look like that.
 import re
 from typing import Literal
 
+from prefect_campaign.launch.pbs_qstat import read_qstat
 from prefect_campaign.launch.queue_jobs import Said
 
 Failure = Literal["away", "full", "history", "usage", "refused"]
@@ -36,7 +37,7 @@ _USAGE = re.compile(
 
 def failure_of(said: Said) -> Failure:
     """What kind of failure it is."""
-    text = f"{said.err}\n{said.out}"
+    text = _complaint(said)
     if _HISTORY.search(text):
         return "history"
     if _USAGE.search(text):
@@ -46,6 +47,13 @@ def failure_of(said: Said) -> Failure:
     if not _NOT_AWAY.search(text) and (_AWAY.search(text) or said.code in _AWAY_CODES):
         return "away"
     return "refused"
+
+
+def _complaint(said: Said) -> str:
+    """What the command itself says. A list of jobs is none: its names and comments are other people's words."""
+    if said.err.strip():
+        return said.err
+    return "" if read_qstat(said.out) else said.out
 
 
 def reason(said: Said) -> str:

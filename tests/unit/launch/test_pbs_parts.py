@@ -200,6 +200,13 @@ def test_failures(err: str, code: int, kind: str) -> None:
     assert failure_of(said(err, code)) == kind
 
 
+def test_words_in_other_peoples_jobs_are_no_failure() -> None:
+    listed = "Job Id: 7.pbs\n    Job_Name = timeout-study\n    comment = connection refused, try again\n"
+    assert failure_of(said("qstat: Unknown Job Id 9.pbs", 153, listed)) == "refused"
+    assert failure_of(said("", 153, listed)) == "refused"
+    assert failure_of(said("", 1, "cannot connect to server head")) == "away"
+
+
 def test_a_reason_is_one_line_without_the_programs_name() -> None:
     assert reason(said("warning: x\nqsub: Unknown\tqueue\n")) == "Unknown queue"
     assert "no reason" in reason(said(""))
