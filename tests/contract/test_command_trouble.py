@@ -122,6 +122,20 @@ async def test_silence_changes_nothing(acme, new_launcher, spec_of, clock, fault
     assert (await see(launcher, spec, handle)).status == "pending"
 
 
+async def test_a_list_without_jobs_proves_nothing_where_nothing_tells_that_it_is_whole(
+    acme, new_launcher, spec_of, clock
+):
+    acme.fail("stopped")
+    spec = spec_of("true")
+    launcher = new_launcher(whole_pattern="")
+    handle = await launcher.submit(spec)
+    acme.fail("empty")
+    for _ in range(3):
+        seen = await see(launcher, spec, handle)
+        assert (seen.status, "proves nothing" in seen.detail) == ("unreachable", True)
+        clock.now += 3600
+
+
 async def test_a_word_that_is_not_known_changes_nothing_and_is_shown(acme, new_launcher, spec_of):
     acme.fail("phase", "Hibernating")
     spec = spec_of("sleep", "60")

@@ -64,6 +64,8 @@ class CommandScheduler:
         if not jobs:
             return Listing()
         rows = {row.job_id: row for row in await self._rows(list(jobs), list(jobs.values()))}
+        if not rows and not self._settings.whole_pattern:  # a log-in page has no jobs on it either
+            raise Transient(f"{self._queue}: status: no job is listed, which proves nothing without `whole_pattern`")
         entries, absent = {}, set()
         for job_id, token in jobs.items():
             row = rows.get(job_id)
