@@ -67,6 +67,9 @@ async def test_nothing_was_taken_while_the_server_is_down(pbs, new_launcher, spe
         ("Maximum number of jobs already in queue", 46, Transient),
         ("Request not allowed: Server shutting down", 1, Transient),
         ("Invalid credential", 171, Transient),
+        ("Communication failure.", 1, Unknown),
+        ("End of File", 223, Unknown),
+        ("Connection timed out", 1, Unknown),
         ("Unknown queue", 170, Refused),
         ("No walltime given. The site says no!", 1, Refused),
         ("Access from host not allowed, or unknown host", 1, Refused),
@@ -81,7 +84,7 @@ async def test_refusals_are_told_apart(pbs, launcher, spec_of, text, code, kind)
         await launcher.submit(spec)
     assert text.rstrip(".") in str(told.value)
     assert "\n" not in str(told.value)
-    assert read_note(spec) is None
+    assert (read_note(spec) is None) == (kind is not Unknown)
 
 
 async def test_banners_and_chatter_on_stdout_hide_no_id(pbs, launcher, spec_of):

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 
-from prefect_campaign.launch.pbs_errors import failure_of, reason
+from prefect_campaign.launch.pbs_errors import failure_of, is_in_doubt, reason
 from prefect_campaign.launch.pbs_qstat import (
     Jobs,
     finished_ids,
@@ -69,6 +69,8 @@ class PbsScheduler:
                 raise Unknown(
                     f"{there.token}: {self._queue}: qsub gave no id but {said.out.strip()!r:.200}; look for it"
                 )
+            if is_in_doubt(said):  # a server that is busy may list it later
+                raise Unknown(f"{there.token}: {self._queue}: qsub said {reason(said)!r}; look for the job")
         if failure in ("away", "full"):
             raise Transient(f"{there.token}: {self._queue}: {reason(said)}")
         raise Refused(f"{there.token}: {self._queue} refuses it: {reason(said)}")
