@@ -14,6 +14,9 @@ COMMAND = "command"
 """The launcher's name in handles."""
 
 _AGAIN = "$(uname -n).$$.$(date +%s)"
+_CUT_OFF_CODES = frozenset({124, 137, 143})
+"""Of a command that was ended from outside, as by `timeout`: what it asked for may have been done."""
+_TIMED_OUT = re.compile(r"time[ds]?[ -]?out", re.IGNORECASE)
 
 
 class CommandScheduler:
@@ -57,6 +60,8 @@ class CommandScheduler:
             raise Unknown(f"{there.token}: {self._queue}: there is no id in {said.out.strip()!r:.200}; see id_pattern")
         if self._is_busy(said):
             raise Transient(f"{there.token}: {self._queue}: {said.why}")
+        if said.code < 0 or said.code in _CUT_OFF_CODES or _TIMED_OUT.search(said.why):
+            raise Unknown(f"{there.token}: {self._queue}: submit was cut off ({said.why}); look for the job")
         raise Refused(f"{there.token}: {self._queue} refuses it: {said.why}")
 
     async def see(self, jobs: Mapping[str, str]) -> Listing:
