@@ -80,6 +80,17 @@ async def test_an_answer_that_is_lost_is_made_good_by_the_name(acme, new_launche
     assert await new_launcher().find(spec) == handle
 
 
+async def test_of_several_jobs_without_names_none_is_taken_and_none_cancelled(acme, new_launcher, spec_of):
+    acme.fail("stopped")
+    for name in ("e", "other"):
+        await new_launcher().submit(spec_of("true", name=name))
+    (Path(spec_of("true").run_dir) / "submit.json").unlink()
+    launcher = new_launcher(job_pattern=r"^(?P<id>t-\d+) +(?P<state>\w+)", find=["acme", "ps", "{name}"])
+    with pytest.raises(Unknown, match="2 jobs and no names"):
+        await launcher.find(spec_of("true"))
+    assert {(acme.folder / "tasks" / task / "phase").read_text() for task in acme.tasks()} == {"Waiting"}
+
+
 async def test_without_names_a_lost_answer_stays_unknown(acme, new_launcher, spec_of, clock):
     acme.fail("lost")
     acme.fail("stopped")

@@ -16,7 +16,7 @@ COMMAND = "command"
 _AGAIN = "$(uname -n).$$.$(date +%s)"
 _CUT_OFF_CODES = frozenset({124, 137, 143})
 """Of a command that was ended from outside, as by `timeout`: what it asked for may have been done."""
-_TIMED_OUT = re.compile(r"time[ds]?[ -]?out", re.IGNORECASE)
+_TIMED_OUT = re.compile(r"timed[ -]?out|deadline exceeded", re.IGNORECASE)
 
 
 class CommandScheduler:
@@ -84,7 +84,7 @@ class CommandScheduler:
         """By the name that the job was given.
 
         Raises:
-            Unknown: the platform shows no names, so that nobody can say.
+            Unknown: the platform shows no names, so that nobody can say; or `find` lists several without names.
         """
         settings = self._settings
         if not settings.shows_names and not settings.find:
@@ -95,6 +95,8 @@ class CommandScheduler:
             raise Unknown(f"{self._queue} can only be asked for ids (no `find`), so nobody can look for it")
         else:
             rows = await self._rows([], [token])
+        if not settings.shows_names and len(rows) > 1:  # which of them is ours, if any, nobody can say
+            raise Unknown(f"{self._queue}: find lists {len(rows)} jobs and no names; give job_pattern a group `name`")
         return [row.entry for row in rows if row.entry is not None and row.name in (token, None)]
 
     async def cancel(self, jobs: Mapping[str, str]) -> None:
