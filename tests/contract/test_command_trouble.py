@@ -73,11 +73,25 @@ async def test_every_field_arrives_as_one_argument(acme, new_launcher, spec_of):
 
 async def test_an_answer_that_is_lost_is_made_good_by_the_name(acme, new_launcher, spec_of):
     acme.fail("lost")
+    acme.fail("stopped")
     spec = spec_of("true")
     handle = await new_launcher().submit(spec)
     assert handle.job_id == "t-00001"
     assert acme.tasks() == ["t-00001"]
     assert await new_launcher().find(spec) == handle
+
+
+async def test_of_two_jobs_with_one_name_none_is_cancelled_since_one_may_be_of_another_home(
+    acme, new_launcher, spec_of
+):
+    acme.fail("stopped")
+    spec = spec_of("true")
+    for _ in range(2):
+        await new_launcher().submit(spec)
+        (Path(spec.run_dir) / "submit.json").unlink()
+    with pytest.raises(Unknown, match="cancel all but one by hand"):
+        await new_launcher().find(spec)
+    assert {(acme.folder / "tasks" / task / "phase").read_text() for task in acme.tasks()} == {"Waiting"}
 
 
 async def test_of_several_jobs_without_names_none_is_taken_and_none_cancelled(acme, new_launcher, spec_of):

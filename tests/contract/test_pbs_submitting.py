@@ -4,7 +4,7 @@ import asyncio
 from pathlib import Path
 
 import pytest
-from contract.launchers import PATIENCE, see
+from contract.launchers import PATIENCE, make_spec, see
 from contract.pbs_lab import clock, launcher, new_launcher, pbs, spec_of
 from ends import ended
 
@@ -17,6 +17,7 @@ FIXTURES = (clock, launcher, new_launcher, pbs, spec_of)
 @pytest.mark.parametrize("how", ["silent", "error"])
 async def test_an_answer_that_is_lost_after_acceptance_loses_no_job(pbs, new_launcher, spec_of, how):
     pbs.fail("lost", how)
+    pbs.fail("stopped")
     spec = spec_of("true")
     handle = await new_launcher().submit(spec)
     assert handle.job_id == "1.pbs"
@@ -118,6 +119,33 @@ async def test_a_note_is_on_disk_before_pbs_is_asked(pbs, new_launcher, spec_of,
     clock.now += 61
     assert await other.find(spec) is None
     assert (await other.submit(spec)).job_id == "1.pbs"
+
+
+async def test_a_job_of_another_home_with_the_same_name_is_neither_adopted_nor_cancelled(
+    pbs, new_launcher, spec_of, tmp_path
+):
+    pbs.fail("stopped")
+    ours = spec_of("true")
+    theirs = make_spec(tmp_path / "elsewhere" / "e" / "a1", "true", token=ours.token)
+    await new_launcher().submit(theirs)
+    assert await new_launcher().find(ours) is None
+    pbs.fail("lost", "silent")
+    assert (await new_launcher().submit(ours)).job_id == "2.pbs"
+    (Path(ours.run_dir) / "submit.json").unlink()
+    assert (await new_launcher().find(ours)).job_id == "2.pbs"
+    assert pbs.calls("qdel") == []
+
+
+async def test_a_job_that_ended_before_is_not_taken_for_the_one_whose_answer_was_lost(pbs, new_launcher, spec_of):
+    pbs.fail("stopped")
+    spec = spec_of("true")
+    await new_launcher().submit(spec)
+    (Path(spec.run_dir) / "submit.json").unlink()  # as if its home had been removed, and made again
+    pbs.change(1, job_state="F")
+    assert await new_launcher().find(spec) is None
+    pbs.fail("refuse", "Communication failure")
+    with pytest.raises(Unknown):
+        await new_launcher().submit(spec)
 
 
 async def test_of_two_jobs_of_one_attempt_the_older_stays(pbs, new_launcher, spec_of, clock):

@@ -29,6 +29,7 @@ class CommandScheduler:
     """
 
     kind = COMMAND
+    marks = False
 
     def __init__(self, queue: str, settings: CommandSettings, run: Run) -> None:
         self._queue = queue
@@ -51,11 +52,14 @@ class CommandScheduler:
         if said.code == 0 and job_id:
             return job_id
         try:
-            found = await self.find(there.token)
+            found = await self.find(there.token, there.run_dir)
         except CampaignError as error:
             raise Unknown(f"{there.token}: {self._queue}: submit said {said.why!r}, and then: {error}") from error
-        if found:
-            return found[0].job_id
+        live = [one.job_id for one in found if one.status != "ended"]
+        if len(live) == 1:
+            return live[0]
+        if found:  # an older one that left nothing, or one of another home
+            raise Unknown(f"{there.token}: {self._queue}: submit said {said.why!r}; {len(found)} such jobs are listed")
         if said.code == 0:
             raise Unknown(f"{there.token}: {self._queue}: there is no id in {said.out.strip()!r:.200}; see id_pattern")
         if self._is_busy(said):
@@ -80,7 +84,7 @@ class CommandScheduler:
                 entries[job_id] = row.entry
         return Listing(entries, frozenset(absent))
 
-    async def find(self, token: str) -> Sequence[Entry]:
+    async def find(self, token: str, run_dir: str) -> Sequence[Entry]:
         """By the name that the job was given.
 
         Raises:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from shlex import quote
 from typing import Literal
 
-from prefect_campaign.launch.pbs_qstat import TOKEN
+from prefect_campaign.launch.pbs_qstat import MARK, TOKEN
 from prefect_campaign.launch.script import SCRIPT_NAME, Scheduled, job_script
 from prefect_campaign.model.errors import Refused
 from prefect_campaign.model.records import AttemptSpec
@@ -87,6 +87,11 @@ def job_name(token: str) -> str:
     return f"pc-{hashlib.sha256(token.encode()).hexdigest()[:12]}"
 
 
+def job_mark(run_dir: str) -> str:
+    """What tells an attempt from one of the same name in another campaign home: its run dir, short."""
+    return hashlib.sha256(run_dir.encode("utf-8", "surrogateescape")).hexdigest()[:16]
+
+
 def pbs_files(spec: AttemptSpec, request: PbsRequest) -> dict[str, str]:
     """The attempt's `job.sh`, and the script that is handed to qsub.
 
@@ -107,7 +112,8 @@ def pbs_files(spec: AttemptSpec, request: PbsRequest) -> dict[str, str]:
 def _identity(spec: AttemptSpec) -> list[str]:
     log = f"{spec.run_dir}/{LOG_NAME}"
     out = log if _PLAIN_PATH.fullmatch(log) else "/dev/null"
-    return [f"-N {job_name(spec.token)}", "-S /bin/sh", f"-v {TOKEN}={spec.token}", "-j oe", f"-o {out}", "-m n"]
+    variables = f"{TOKEN}={spec.token},{MARK}={job_mark(spec.run_dir)}"
+    return [f"-N {job_name(spec.token)}", "-S /bin/sh", f"-v {variables}", "-j oe", f"-o {out}", "-m n"]
 
 
 def _resources(spec: AttemptSpec, request: PbsRequest) -> list[str]:

@@ -139,9 +139,13 @@ class QueueLauncher:
             raise Transient(f"{spec.token}: {trace.unseen}")
         if trace.over is not None or trace.job_id:
             return await self._handle(spec, trace.job_id)
-        found = sorted(await self._scheduler.find(spec.token), key=lambda one: first_number(one.job_id))
-        if found:
-            first, *rest = [one.job_id for one in found if one.status != "ended"] or [found[0].job_id]
+        listed = await self._scheduler.find(spec.token, await self._place.run_dir(spec))
+        found = sorted(listed, key=lambda one: first_number(one.job_id))
+        live = [one.job_id for one in found if one.status != "ended"]
+        if live or (found and trace.started_at is not None):  # an ended one that claimed nothing was never ours to see
+            first, *rest = live or [found[0].job_id]
+            if rest and not self._scheduler.marks:
+                raise Unknown(f"{spec.token}: {self._queue} lists it as {', '.join(live)}; cancel all but one by hand")
             if rest:
                 log.warning("%s: %s has it %d times; cancelling %s", spec.token, self._queue, 1 + len(rest), rest)
                 await self._scheduler.cancel(dict.fromkeys(rest, spec.token))

@@ -7,7 +7,7 @@ from contract.launchers import make_spec
 
 from prefect_campaign.launch.pbs_errors import failure_of, reason
 from prefect_campaign.launch.pbs_qstat import read_qstat, same_job, submitted_id, token_of, unknown_ids
-from prefect_campaign.launch.pbs_script import BATCH_NAME, PbsRequest, job_name, pbs_files, walltime
+from prefect_campaign.launch.pbs_script import BATCH_NAME, PbsRequest, job_mark, job_name, pbs_files, walltime
 from prefect_campaign.launch.pbs_states import entry_of, seconds, size
 from prefect_campaign.launch.queue_jobs import Said, first_number
 from prefect_campaign.model.errors import Refused
@@ -230,7 +230,8 @@ def test_everything_is_asked_for(tmp_path) -> None:
     assert {
         "-q gpuvolta", "-P ab12", "-A x", "-l select=1:ncpus=8:ngpus=2:mem=16000mb:gpu_model=a100", "-l place=excl",
         "-l walltime=12:05:00", "-l storage=gdata/ab12+scratch/ab12", "-l jobfs=500mb", "-r n", "-l software=x",
-        "-W umask=022", f"-N {job_name(spec.token)}", f"-v CAMPAIGN_TOKEN={spec.token}", "-S /bin/sh",
+        "-W umask=022", f"-N {job_name(spec.token)}", "-S /bin/sh",
+        f"-v CAMPAIGN_TOKEN={spec.token},CAMPAIGN_MARK={job_mark(spec.run_dir)}",
     } <= set(found)  # fmt: skip
     assert len(job_name(spec.token)) == 15
 
