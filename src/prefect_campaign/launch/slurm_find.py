@@ -83,7 +83,9 @@ class Finder:
         bases = view.bases(manifest.name, manifest.mark)
         if not bases:
             seen = await self._scheduler.accounts(names=[manifest.name], since=manifest.submitted_at)
-            bases = seen.bases(manifest.name)
+            # The accounts have no comment: a job that squeue just said to be another home's is not ours here either.
+            foreign = set(view.bases(manifest.name))
+            bases = [base for base in seen.bases(manifest.name) if base not in foreign]
         runs = _runs_of(spec)
         if bases:
             self._manifests.answered(runs, manifest.key, bases[0])
