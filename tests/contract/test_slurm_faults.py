@@ -99,9 +99,19 @@ async def test_a_job_with_the_same_name_from_another_home_is_not_ours(fake, new,
     with pytest.raises(Unknown):
         await new().submit(spec)
     fake.sql("update arrays set comment = 'pc:somebody-elses'")
-    fake.fault("sacct", acts=False, rc=0)
     with pytest.raises(Unknown):
         await new().find(spec)
+
+
+async def test_a_job_that_squeue_does_not_show_is_cancelled_if_the_accounts_call_it_alive(fake, new, spec_of):
+    spec, launcher = spec_of("sleep", "60"), new()
+    handle = await launcher.submit(spec)
+    await see_as(launcher, spec, handle, "running")
+    fake.fault("squeue", acts=False, rc=0)
+    await launcher.cancel(spec, handle, grace_seconds=1)
+    assert len(fake.calls("scancel")) == 1
+    fake.heal()
+    await see_as(launcher, spec, handle, "exited")
 
 
 async def test_chatter_around_the_id_is_not_taken_for_it(fake, new, spec_of):
