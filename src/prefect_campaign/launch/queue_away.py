@@ -57,6 +57,7 @@ pc_trace() {
     elif [ -d "$2/claim" ]; then
         pc_job= pc_is=
         { read -r pc_job _ <"$2/claim/job"; } 2>/dev/null
+        [ "$pc_job" != - ] || pc_job=
         pc_quiet "$2"
         printf '%s claimed x' "$1"
         printf %s "$pc_job" | pc_hex

@@ -167,6 +167,7 @@ def _trace(spec: AttemptSpec) -> Trace:
                 started_at = os.fstat(file.fileno()).st_mtime
             with (claim / JOB_NAME).open("rb") as stored:
                 job_id = (stored.read(_LONGEST_ID).decode("utf-8", "replace").split() or [""])[0]
+            job_id = "" if job_id == "-" else job_id
         record, problem = take_record(Path(spec.run_dir), spec.token)
     except OSError as error:
         return Trace(unseen=f"{spec.run_dir}: {error.strerror or error}")
