@@ -4,7 +4,7 @@ import asyncio
 from pathlib import Path
 
 import pytest
-from contract.launchers import PATIENCE, make_spec, see
+from contract.launchers import PATIENCE, make_spec, see, wait_until
 from contract.pbs_lab import clock, launcher, new_launcher, pbs, spec_of
 from ends import ended
 
@@ -134,6 +134,30 @@ async def test_a_job_of_another_home_with_the_same_name_is_neither_adopted_nor_c
     (Path(ours.run_dir) / "submit.json").unlink()
     assert (await new_launcher().find(ours)).job_id == "2.pbs"
     assert pbs.calls("qdel") == []
+
+
+async def test_the_job_that_claimed_the_run_dir_counts_and_not_the_one_that_came_too_late(
+    pbs, new_launcher, spec_of, clock
+):
+    """The first one was late in the list, so that the attempt was handed over twice; the first to start has it."""
+    spec = spec_of("sleep", "60")
+    pbs.fail("stopped")
+    launcher = new_launcher()
+    await launcher.submit(spec)
+    (Path(spec.run_dir) / "submit.json").unlink()
+    launcher = new_launcher()
+    handle = await launcher.submit(spec)
+    pbs.start(1)
+    await wait_until((Path(spec.run_dir) / "claim" / "job").exists)
+    pbs.start(2)
+    await wait_until(lambda: pbs.jobs()[2]["job_state"] == "F")
+    assert (handle.job_id, pbs.jobs()[2]["Exit_status"]) == ("2.pbs", 75)
+    for _ in range(3):
+        assert (await see(launcher, spec, handle)).status == "running"
+        clock.now += 3600
+    await launcher.cancel(spec, handle)
+    assert pbs.jobs()[1]["job_state"] == "F"
+    assert (await see(launcher, spec, handle)).exit_code == 143
 
 
 async def test_a_job_that_ended_before_is_not_taken_for_the_one_whose_answer_was_lost(pbs, new_launcher, spec_of):

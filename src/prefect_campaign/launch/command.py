@@ -68,6 +68,10 @@ class CommandScheduler:
             raise Unknown(f"{there.token}: {self._queue}: submit was cut off ({said.why}); look for the job")
         raise Refused(f"{there.token}: {self._queue} refuses it: {said.why}")
 
+    def same(self, one: str, other: str) -> bool:
+        """Whether they are equal."""
+        return one == other
+
     async def see(self, jobs: Mapping[str, str]) -> Listing:
         """One `status` for all. A job that is not listed is taken for absent, which is no end by itself."""
         if not jobs:

@@ -80,6 +80,10 @@ class PbsScheduler:
             raise Transient(f"{there.token}: {self._queue}: {reason(said)}")
         raise Refused(f"{there.token}: {self._queue} refuses it: {reason(said)}")
 
+    def same(self, one: str, other: str) -> bool:
+        """See `pbs_qstat.same_job`."""
+        return same_job(one, other)
+
     async def see(self, jobs: Mapping[str, str]) -> Listing:
         """One qstat for all; of a job that it does not mention nothing is known, unless it says so."""
         if not jobs:

@@ -11,7 +11,7 @@ from prefect_campaign.launch.queue_cancel import Canceller
 from prefect_campaign.launch.queue_jobs import Scheduler, first_number
 from prefect_campaign.launch.queue_judge import Patience, Report, asks_why, judge
 from prefect_campaign.launch.queue_note import Note, read_note, remove_note, with_over, write_note
-from prefect_campaign.launch.queue_place import Place, file_error, make_folders
+from prefect_campaign.launch.queue_place import Place, Trace, file_error, make_folders
 from prefect_campaign.launch.queue_view import QueueView
 from prefect_campaign.launch.script import STDERR_NAME, STDOUT_NAME
 from prefect_campaign.model.clock import Clock, system_clock
@@ -167,7 +167,13 @@ class QueueLauncher:
         traces = await self._place.traces([spec for spec, _ in pairs.values()])
         open_ = [t for t in pairs if traces[t].over is None or asks_why(traces[t].over)]
         asked = {t: pairs[t][1].job_id for t in open_ if pairs[t][1].job_id}
+        owners = {t: o for t, job_id in asked.items() if (o := self._other_owner(traces[t], job_id))}
+        for token, owner in owners.items():
+            self._view.follow(token, owner)
         reports = await self._view.reports(asked, self.poll_seconds) if asked else {}
+        if owners:  # the job that has the run dir is the one that counts, as long as it is there
+            theirs = await self._view.reports(owners, self.poll_seconds)
+            reports |= {t: r for t, r in theirs.items() if not r.absent or reports[t].absent}
         # A job that ended between the two looks has its record by now.
         ends = [t for t, r in reports.items() if r.absent or (r.entry and r.entry.status == "ended")]
         over = [pairs[t][0] for t in ends if traces[t].over is None]
@@ -201,7 +207,9 @@ class QueueLauncher:
             raise Transient(f"{spec.token}: was handed to {handle.host}, not to {self._queue}")
         trace = (await self._place.traces([spec]))[spec.token]
         if handle.job_id and (trace.over is None or asks_why(trace.over)):
-            await self._canceller.end(spec.token, handle.job_id, grace_seconds)
+            owner = self._other_owner(trace, handle.job_id)
+            both = [handle.job_id, *([owner] if owner else [])]
+            await asyncio.gather(*(self._canceller.end(spec.token, job_id, grace_seconds) for job_id in both))
 
     def watch(self, spec: AttemptSpec, handle: Handle, on_end: Callable[[str], None]) -> None:
         """Call `on_end(token)` once the job is over; one poller looks after all jobs."""
@@ -250,6 +258,11 @@ class QueueLauncher:
         with suppress(OSError):  # the ledger keeps the id as well
             await asyncio.to_thread(write_note, spec, note)
         return await self._handle(spec, job_id)
+
+    def _other_owner(self, trace: Trace, job_id: str) -> str:
+        """The job that claimed the run dir if it is not this one: the attempt was handed over twice."""
+        owner = trace.job_id
+        return owner if owner and not self._scheduler.same(owner, job_id) else ""
 
     async def _keep_log(self, spec: AttemptSpec, handle: Handle) -> None:
         """Keep what the scheduler has on a job that left no record: it may be all there is to say why."""

@@ -92,6 +92,10 @@ class Scheduler(Protocol):
         """
         ...
 
+    def same(self, one: str, other: str) -> bool:
+        """Whether two ids mean one job."""
+        ...
+
     async def see(self, jobs: Mapping[str, str]) -> Listing:
         """See all these jobs (id -> token), in one call however many they are.
 
