@@ -137,7 +137,7 @@ class QueueLauncher:
         trace = (await self._place.traces([spec]))[spec.token]
         if trace.unseen:
             raise Transient(f"{spec.token}: {trace.unseen}")
-        if trace.over is not None or trace.job_id:
+        if trace.job_id or (trace.over is not None and not asks_why(trace)):
             return await self._handle(spec, trace.job_id)
         listed = await self._scheduler.find(spec.token, await self._place.run_dir(spec))
         found = sorted(listed, key=lambda one: first_number(one.job_id))
@@ -152,6 +152,8 @@ class QueueLauncher:
             return await self._handle(spec, first)
         if note is not None and (age := self._clock() - note.asked_at) < self._patience.unlisted:
             raise Unknown(f"{spec.token}: was handed to {self._queue} {age:.0f} s ago, which does not list it yet")
+        if trace.over is not None:
+            return await self._handle(spec, "")
         if trace.started_at is not None:
             raise Unknown(f"{spec.token}: its run dir is claimed, but {self._queue} lists no such job; look again")
         return None
@@ -165,7 +167,7 @@ class QueueLauncher:
             else:
                 found[spec.token] = Observation("unreachable", detail=f"was handed to {handle.host}")
         traces = await self._place.traces([spec for spec, _ in pairs.values()])
-        open_ = [t for t in pairs if traces[t].over is None or asks_why(traces[t].over)]
+        open_ = [t for t in pairs if traces[t].over is None or asks_why(traces[t])]
         asked = {t: pairs[t][1].job_id for t in open_ if pairs[t][1].job_id}
         owners = {t: o for t, job_id in asked.items() if (o := self._other_owner(traces[t], job_id))}
         for token, owner in owners.items():
@@ -206,7 +208,7 @@ class QueueLauncher:
         if handle.host != self._queue:
             raise Transient(f"{spec.token}: was handed to {handle.host}, not to {self._queue}")
         trace = (await self._place.traces([spec]))[spec.token]
-        if handle.job_id and (trace.over is None or asks_why(trace.over)):
+        if handle.job_id and (trace.over is None or asks_why(trace)):
             owner = self._other_owner(trace, handle.job_id)
             both = [handle.job_id, *([owner] if owner else [])]
             await asyncio.gather(*(self._canceller.end(spec.token, job_id, grace_seconds) for job_id in both))
