@@ -22,6 +22,8 @@ _AGAIN = "$(uname -n).$$.$(date +%s)"
 
 _LINE = re.compile(r"[^\x00-\x1f\x7f]*")
 _PLAIN_PATH = re.compile(r"/[A-Za-z0-9/._+=@%-]*")
+# Arrays, names, variables, holds, other shells, answers without an id or that come when the job has ended.
+_OURS = re.compile(r"-[JtNvhSIzC]|-W.*\bblock\b")
 _WORD = re.compile(r"[A-Za-z0-9][A-Za-z0-9._@:/+-]*")
 _TOKEN = re.compile(r"[A-Za-z0-9._-]+")
 
@@ -80,6 +82,8 @@ class PbsRequest:
         for text in self.directives:
             if not _LINE.fullmatch(text) or not text.startswith("-"):
                 raise Refused(f"PBS: directives: {text!r} is no option of qsub; write each like '-l name=value'")
+            if _OURS.match(text):
+                raise Refused(f"PBS: directives: {text!r} cannot be set here; the launcher needs it otherwise")
 
 
 def job_name(token: str) -> str:
