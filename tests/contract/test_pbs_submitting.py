@@ -116,7 +116,12 @@ async def test_a_note_is_on_disk_before_pbs_is_asked(pbs, new_launcher, spec_of,
         await other.find(spec)
     with pytest.raises(Unknown):
         await other.submit(spec)
-    clock.now += 61
+    clock.now += 239
+    with pytest.raises(Unknown, match="does not list it yet"):
+        await other.find(spec)
+    clock.now += 2
+    with pytest.raises(Unknown, match="once more"):
+        await other.find(spec)
     assert await other.find(spec) is None
     assert (await other.submit(spec)).job_id == "1.pbs"
 

@@ -76,6 +76,8 @@ class QueueLauncher:
         self._place = place
         self._factor = factor
         self._patience = patience or Patience()
+        self._answer_seconds = max(self._patience.submitted, self._patience.unlisted)
+        self._missed: set[str] = set()
         self._clock = clock
         self._view = QueueView(queue, scheduler)
         self._canceller = Canceller(queue, scheduler, self._view)
@@ -150,12 +152,16 @@ class QueueLauncher:
                 log.warning("%s: %s has it %d times; cancelling %s", spec.token, self._queue, 1 + len(rest), rest)
                 await self._scheduler.cancel(dict.fromkeys(rest, spec.token))
             return await self._handle(spec, first)
-        if note is not None and (age := self._clock() - note.asked_at) < self._patience.unlisted:
+        if note is not None and (age := self._clock() - note.asked_at) < self._answer_seconds:
             raise Unknown(f"{spec.token}: was handed to {self._queue} {age:.0f} s ago, which does not list it yet")
         if trace.over is not None:
             return await self._handle(spec, "")
         if trace.started_at is not None:
             raise Unknown(f"{spec.token}: its run dir is claimed, but {self._queue} lists no such job; look again")
+        if note is not None and spec.token not in self._missed:
+            self._missed.add(spec.token)
+            raise Unknown(f"{spec.token}: {self._queue} does not list it; it will be looked for once more")
+        self._missed.discard(spec.token)
         return None
 
     async def observe(self, handles: Sequence[tuple[AttemptSpec, Handle]]) -> dict[str, Observation]:
@@ -239,7 +245,7 @@ class QueueLauncher:
         make_folders(spec)
         before = self._note(spec)
         if before is not None:
-            recently = self._clock() - before.asked_at < self._patience.unlisted
+            recently = self._clock() - before.asked_at < self._answer_seconds
             if before.job_id or recently:
                 known = f"as {before.job_id}" if before.job_id else "a moment ago"
                 raise Unknown(f"{spec.token}: was handed to {self._queue} {known}; look for that job first")

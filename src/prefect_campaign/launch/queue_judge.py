@@ -20,6 +20,8 @@ class Patience:
     """A job that its scheduler does not list is not gone before it was missing for so long."""
     record: float = 30.0
     """The record of a job that is over may come so much later: shared file systems lag."""
+    submitted: float = 240.0
+    """A job that was handed over without an answer may come into the list so much later; never before `unlisted`."""
 
 
 @dataclass(frozen=True)

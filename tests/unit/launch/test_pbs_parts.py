@@ -263,7 +263,8 @@ def test_a_log_that_pbs_could_not_name_is_left_out(tmp_path) -> None:
     "bad",
     [{"queue": "a b"}, {"project": "x\n#PBS -q y"}, {"storage": ("a;b",)}, {"modules": ("$(id)",)},
      {"directives": ("select=1",)}, {"directives": ("-l a\n-l b",)}, {"directives": ("-J 0-9",)},
-     {"directives": ("-hN x",)}, {"directives": ("-v A=b",)}, {"directives": ("-W umask=022,block=true",)}, {"chunk": "a b"}],
+     {"directives": ("-hN x",)}, {"directives": ("-v A=b",)}, {"directives": ("-W umask=022,block=true",)},
+     {"chunk": "a b"}],
 )  # fmt: skip
 def test_bad_fields_are_refused_in_one_line(bad) -> None:
     with pytest.raises(Refused) as told:
