@@ -137,7 +137,8 @@ class Slurm:
     # -- looking --------------------------------------------------------------------------------------------------
 
     def squeue(self, argv):
-        options = parsed(argv, {"noheader", "states", "user", "name", "format"})
+        options = parsed(argv, {"noheader", "all", "states", "user", "name", "format"})
+        assert {"all", "user", "states"} <= options.keys(), argv
         names = options["name"].split(",") if "name" in options else None
         old = time.time() - self.config["min_job_age"]
         out = []

@@ -73,11 +73,36 @@ async def test_every_field_arrives_as_one_argument(acme, new_launcher, spec_of):
 
 async def test_an_answer_that_is_lost_is_made_good_by_the_name(acme, new_launcher, spec_of):
     acme.fail("lost")
+    acme.fail("stopped")
     spec = spec_of("true")
     handle = await new_launcher().submit(spec)
     assert handle.job_id == "t-00001"
     assert acme.tasks() == ["t-00001"]
     assert await new_launcher().find(spec) == handle
+
+
+async def test_of_two_jobs_with_one_name_none_is_cancelled_since_one_may_be_of_another_home(
+    acme, new_launcher, spec_of
+):
+    acme.fail("stopped")
+    spec = spec_of("true")
+    for _ in range(2):
+        await new_launcher().submit(spec)
+        (Path(spec.run_dir) / "submit.json").unlink()
+    with pytest.raises(Unknown, match="cancel all but one by hand"):
+        await new_launcher().find(spec)
+    assert {(acme.folder / "tasks" / task / "phase").read_text() for task in acme.tasks()} == {"Waiting"}
+
+
+async def test_of_several_jobs_without_names_none_is_taken_and_none_cancelled(acme, new_launcher, spec_of):
+    acme.fail("stopped")
+    for name in ("e", "other"):
+        await new_launcher().submit(spec_of("true", name=name))
+    (Path(spec_of("true").run_dir) / "submit.json").unlink()
+    launcher = new_launcher(job_pattern=r"^(?P<id>t-\d+) +(?P<state>\w+)", find=["acme", "ps", "{name}"])
+    with pytest.raises(Unknown, match="2 jobs and no names"):
+        await launcher.find(spec_of("true"))
+    assert {(acme.folder / "tasks" / task / "phase").read_text() for task in acme.tasks()} == {"Waiting"}
 
 
 async def test_without_names_a_lost_answer_stays_unknown(acme, new_launcher, spec_of, clock):
@@ -92,15 +117,18 @@ async def test_without_names_a_lost_answer_stays_unknown(acme, new_launcher, spe
         await new_launcher(**nameless).find(spec)
 
 
-@pytest.mark.parametrize(("text", "kind"), [("over quota", Transient), ("no such image", Refused)])
+@pytest.mark.parametrize(
+    ("text", "kind"), [("over quota", Transient), ("no such image", Refused), ("read timed out", Unknown)]
+)
 async def test_refusals_are_told_apart(acme, new_launcher, spec_of, text, kind):
     acme.fail("refuse", text)
     spec = spec_of("true")
     with pytest.raises(kind, match=text):
         await new_launcher().submit(spec)
-    assert read_note(spec) is None
+    assert (read_note(spec) is None) == (kind is not Unknown)
     acme.mend("refuse")
-    assert (await new_launcher().submit(spec)).job_id == "t-00001"
+    if kind is not Unknown:
+        assert (await new_launcher().submit(spec)).job_id == "t-00001"
 
 
 @pytest.mark.parametrize("fault", ["down", "empty"])
@@ -120,6 +148,20 @@ async def test_silence_changes_nothing(acme, new_launcher, spec_of, clock, fault
         assert "503" in view.problem
     acme.mend(fault)
     assert (await see(launcher, spec, handle)).status == "pending"
+
+
+async def test_a_list_without_jobs_proves_nothing_where_nothing_tells_that_it_is_whole(
+    acme, new_launcher, spec_of, clock
+):
+    acme.fail("stopped")
+    spec = spec_of("true")
+    launcher = new_launcher(whole_pattern="")
+    handle = await launcher.submit(spec)
+    acme.fail("empty")
+    for _ in range(3):
+        seen = await see(launcher, spec, handle)
+        assert (seen.status, "proves nothing" in seen.detail) == ("unreachable", True)
+        clock.now += 3600
 
 
 async def test_a_word_that_is_not_known_changes_nothing_and_is_shown(acme, new_launcher, spec_of):

@@ -13,8 +13,11 @@ from contract.launchers import make_spec
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from prefect_campaign.launch.script import job_environment, job_script
+from prefect_campaign.launch.script import DUPLICATE_EXIT, Scheduled, job_environment, job_script
+from prefect_campaign.launch.slurm_files import read_trace
 from prefect_campaign.model.errors import Refused
+
+QUEUED = Scheduled("${TEST_JOB:-}", "${TEST_TRY:-0}")
 
 SHELLS = [
     pytest.param(argv, id=argv[0])
@@ -23,16 +26,16 @@ SHELLS = [
 ]
 
 
-def prepare(spec) -> Path:
+def prepare(spec, scheduled=None) -> Path:
     run_dir = Path(spec.run_dir)
     run_dir.mkdir(parents=True, exist_ok=True)
     script = run_dir / "job.sh"
-    script.write_bytes(job_script(spec).encode("utf-8", "surrogateescape"))
+    script.write_bytes(job_script(spec, scheduled=scheduled).encode("utf-8", "surrogateescape"))
     return script
 
 
-def start(shell, spec, **options) -> subprocess.Popen:
-    return subprocess.Popen([*shell, str(prepare(spec))], start_new_session=True, **options)
+def start(shell, spec, *, scheduled=None, **options) -> subprocess.Popen:
+    return subprocess.Popen([*shell, str(prepare(spec, scheduled))], start_new_session=True, **options)
 
 
 def record_of(spec):
@@ -216,3 +219,38 @@ def test_a_job_sees_the_gpus_that_are_leased_for_it_whatever_anybody_else_sets(g
 def test_a_command_without_a_program_is_refused(argv, tmp_path):
     with pytest.raises(Refused, match="command"):
         job_script(make_spec(tmp_path / "e/a1", *argv))
+
+
+@pytest.mark.parametrize("shell", SHELLS)
+def test_a_job_whose_scheduler_gives_no_id_still_leaves_its_record(shell, tmp_path):
+    spec = make_spec(tmp_path / "e/a1", "true")
+    env = {name: value for name, value in os.environ.items() if name != "TEST_JOB"}
+    assert start(shell, spec, scheduled=QUEUED, env=env).wait() == 0
+    assert record_of(spec) == {"state": "exited", "exit_code": 0, "token": spec.token}
+    assert Path(spec.run_dir, "claim/job").read_text() == "- 0\n"
+    assert read_trace(spec).claimed_by == ""
+
+
+@pytest.mark.parametrize("shell", SHELLS)
+@pytest.mark.parametrize("end", ["trap 'exit 0' TERM", ":"], ids=["caught", "killed"])
+def test_the_record_of_a_stopped_run_of_a_queued_job_says_so_itself(shell, end, tmp_path):
+    spec = make_spec(tmp_path / "e/a1", "sh", "-c", f"{end}; : >up; while :; do sleep 0.02; done")
+    job = start(shell, spec, scheduled=QUEUED, env={**os.environ, "TEST_JOB": "7"})
+    wait_for(Path(spec.workdir) / "up")
+    job.terminate()
+    assert job.wait() == record_of(spec)["exit_code"] == (0 if "trap" in end else 143)
+    assert record_of(spec)["stopped"] is True
+    Path(spec.run_dir, "claim/stop").unlink()  # as a client of a network file system may see it
+    assert read_trace(spec).stopped
+
+
+@pytest.mark.parametrize("shell", SHELLS)
+def test_a_run_that_was_given_up_does_not_mark_the_present_one_as_stopped(shell, tmp_path):
+    spec = make_spec(tmp_path / "e/a1", "sh", "-c", ": >up; while :; do sleep 0.02; done")
+    job = start(shell, spec, scheduled=QUEUED, env={**os.environ, "TEST_JOB": "7"})
+    wait_for(Path(spec.workdir) / "up")
+    Path(spec.run_dir, "claim/job").write_text("7 1\n")
+    job.terminate()
+    assert job.wait() == DUPLICATE_EXIT
+    assert record_of(spec) is None
+    assert not Path(spec.run_dir, "claim/stop").exists()

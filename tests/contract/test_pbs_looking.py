@@ -195,6 +195,29 @@ async def test_a_job_that_is_stopped_to_run_again_later_has_not_ended(pbs, launc
     assert (await see(launcher, spec, handle)).exit_code == 0
 
 
+async def test_a_job_that_saves_its_state_when_it_is_stopped_and_exits_0_has_not_ended(
+    pbs, launcher, new_launcher, spec_of
+):
+    code = "trap 'exit 0' TERM; echo run; until [ -e go ]; do sleep 0.02; done; exit 3"
+    spec = spec_of("sh", "-c", code)
+    handle = await run_and_note(launcher, spec)
+    log = launcher.logs(spec)[0]
+    await wait_until(lambda: log.exists() and log.read_text() == "run\n")
+    pbs.requeue(1, "term")
+    await wait_until((Path(spec.run_dir) / "status.json").exists)
+    assert '"exit_code":0' in (Path(spec.run_dir) / "status.json").read_text()
+    assert (await see(launcher, spec, handle)).status == "pending"
+    pbs.fail("down")
+    assert (await see(new_launcher(), spec, handle)).status == "unreachable"
+    pbs.mend("down")
+    pbs.start(1)
+    await wait_until(lambda: log.read_text() == "run\nrun\n")
+    assert (await see(launcher, spec, handle)).status == "running"
+    (Path(spec.workdir) / "go").touch()
+    await asyncio.wait_for(ended(launcher, spec, handle), PATIENCE)
+    assert (await see(launcher, spec, handle)).exit_code == 3
+
+
 async def test_a_job_that_is_stopped_to_run_again_later_can_be_cancelled(pbs, launcher, spec_of):
     spec = spec_of("sleep", "60")
     handle = await run_and_note(launcher, spec)

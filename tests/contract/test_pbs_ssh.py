@@ -130,6 +130,27 @@ async def test_a_damaged_record_is_set_aside_on_both_sides(pbs, new_launcher, sp
     assert there.with_name("status.json.damaged-1").read_text() == "garbage"
 
 
+async def test_the_copy_of_a_stopped_jobs_record_does_not_outlive_the_record(pbs, new_launcher, spec_of):
+    """PBS did not answer while the copy was made; by now the job has gone on, and ended by itself."""
+    code = 'trap "exit 0" TERM; echo run; until [ -e "$CAMPAIGN_RUN_DIR/go" ]; do sleep 0.02; done; exit 3'
+    spec = spec_of("sh", "-c", code)
+    launcher = new_launcher()
+    handle = await launcher.submit(spec)
+    there = Path(handle.detail["run_dir"])
+    log = there / "stdout.log"
+    await wait_until(lambda: log.exists() and log.read_text() == "run\n")
+    pbs.requeue(1, "term")
+    await wait_until((there / "status.json").exists)
+    pbs.fail("down")
+    assert (await see(launcher, spec, handle)).status == "unreachable"
+    pbs.mend("down")
+    pbs.start(1)
+    await wait_until(lambda: log.read_text() == "run\nrun\n")
+    (there / "go").touch()
+    await wait_until(lambda: pbs.jobs()[1]["job_state"] == "F")
+    assert (await see(launcher, spec, handle)).exit_code == 3
+
+
 async def test_a_preempted_job_runs_again_and_its_last_end_counts(pbs, new_launcher, spec_of):
     spec = spec_of("sh", "-c", 'echo run; until [ -e "$CAMPAIGN_RUN_DIR/go" ]; do sleep 0.02; done')
     launcher = new_launcher()

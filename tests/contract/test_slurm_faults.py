@@ -40,6 +40,17 @@ async def test_tasks_of_an_array_whose_answer_was_lost_are_found_by_name_and_ind
     assert jobs(fake) == 1
 
 
+async def test_many_that_are_looked_for_do_not_each_wait_for_a_silent_controller(fake, new, spec_of):
+    launcher, specs = new(array_size=1), [spec_of("true", name=f"e{n}") for n in range(8)]
+    fake.fault("sbatch", acts=False, err=NO_ANSWER, rc=1)
+    assert all(isinstance(one, Unknown) for one in (await launcher.submit_all(specs)).values())
+    fake.fault("squeue", acts=False, err=DOWN, rc=1)
+    for spec in specs:
+        with pytest.raises(Transient):
+            await launcher.find(spec)
+    assert len(fake.calls("squeue")) == 1
+
+
 async def test_a_submission_that_came_to_nothing_is_believed_after_a_grace_and_a_second_look(fake, new, clock, spec_of):
     fake.fault("sbatch", acts=False, err=NO_ANSWER, rc=1, times=1)
     spec, launcher = spec_of("true"), new()
@@ -70,6 +81,7 @@ async def test_while_slurm_cannot_be_asked_nothing_is_said_to_be_absent(fake, ne
         with pytest.raises((Transient, Unknown)):
             await launcher.find(spec)
     fake.heal()
+    clock.advance(3)
     with pytest.raises(Unknown):
         await launcher.find(spec)
     clock.advance(60)
@@ -99,9 +111,19 @@ async def test_a_job_with_the_same_name_from_another_home_is_not_ours(fake, new,
     with pytest.raises(Unknown):
         await new().submit(spec)
     fake.sql("update arrays set comment = 'pc:somebody-elses'")
-    fake.fault("sacct", acts=False, rc=0)
     with pytest.raises(Unknown):
         await new().find(spec)
+
+
+async def test_a_job_that_squeue_does_not_show_is_cancelled_if_the_accounts_call_it_alive(fake, new, spec_of):
+    spec, launcher = spec_of("sleep", "60"), new()
+    handle = await launcher.submit(spec)
+    await see_as(launcher, spec, handle, "running")
+    fake.fault("squeue", acts=False, rc=0)
+    await launcher.cancel(spec, handle, grace_seconds=1)
+    assert len(fake.calls("scancel")) == 1
+    fake.heal()
+    await see_as(launcher, spec, handle, "exited")
 
 
 async def test_chatter_around_the_id_is_not_taken_for_it(fake, new, spec_of):

@@ -14,6 +14,9 @@ COMMAND = "command"
 """The launcher's name in handles."""
 
 _AGAIN = "$(uname -n).$$.$(date +%s)"
+_CUT_OFF_CODES = frozenset({124, 137, 143})
+"""Of a command that was ended from outside, as by `timeout`: what it asked for may have been done."""
+_TIMED_OUT = re.compile(r"timed[ -]?out|deadline exceeded", re.IGNORECASE)
 
 
 class CommandScheduler:
@@ -26,6 +29,7 @@ class CommandScheduler:
     """
 
     kind = COMMAND
+    marks = False
 
     def __init__(self, queue: str, settings: CommandSettings, run: Run) -> None:
         self._queue = queue
@@ -48,22 +52,33 @@ class CommandScheduler:
         if said.code == 0 and job_id:
             return job_id
         try:
-            found = await self.find(there.token)
+            found = await self.find(there.token, there.run_dir)
         except CampaignError as error:
             raise Unknown(f"{there.token}: {self._queue}: submit said {said.why!r}, and then: {error}") from error
-        if found:
-            return found[0].job_id
+        live = [one.job_id for one in found if one.status != "ended"]
+        if len(live) == 1:
+            return live[0]
+        if found:  # an older one that left nothing, or one of another home
+            raise Unknown(f"{there.token}: {self._queue}: submit said {said.why!r}; {len(found)} such jobs are listed")
         if said.code == 0:
             raise Unknown(f"{there.token}: {self._queue}: there is no id in {said.out.strip()!r:.200}; see id_pattern")
         if self._is_busy(said):
             raise Transient(f"{there.token}: {self._queue}: {said.why}")
+        if said.code < 0 or said.code in _CUT_OFF_CODES or _TIMED_OUT.search(said.why):
+            raise Unknown(f"{there.token}: {self._queue}: submit was cut off ({said.why}); look for the job")
         raise Refused(f"{there.token}: {self._queue} refuses it: {said.why}")
+
+    def same(self, one: str, other: str) -> bool:
+        """Whether they are equal."""
+        return one == other
 
     async def see(self, jobs: Mapping[str, str]) -> Listing:
         """One `status` for all. A job that is not listed is taken for absent, which is no end by itself."""
         if not jobs:
             return Listing()
         rows = {row.job_id: row for row in await self._rows(list(jobs), list(jobs.values()))}
+        if not rows and not self._settings.whole_pattern:  # a log-in page has no jobs on it either
+            raise Transient(f"{self._queue}: status: no job is listed, which proves nothing without `whole_pattern`")
         entries, absent = {}, set()
         for job_id, token in jobs.items():
             row = rows.get(job_id)
@@ -73,11 +88,11 @@ class CommandScheduler:
                 entries[job_id] = row.entry
         return Listing(entries, frozenset(absent))
 
-    async def find(self, token: str) -> Sequence[Entry]:
+    async def find(self, token: str, run_dir: str) -> Sequence[Entry]:
         """By the name that the job was given.
 
         Raises:
-            Unknown: the platform shows no names, so that nobody can say.
+            Unknown: the platform shows no names, so that nobody can say; or `find` lists several without names.
         """
         settings = self._settings
         if not settings.shows_names and not settings.find:
@@ -88,6 +103,8 @@ class CommandScheduler:
             raise Unknown(f"{self._queue} can only be asked for ids (no `find`), so nobody can look for it")
         else:
             rows = await self._rows([], [token])
+        if not settings.shows_names and len(rows) > 1:  # which of them is ours, if any, nobody can say
+            raise Unknown(f"{self._queue}: find lists {len(rows)} jobs and no names; give job_pattern a group `name`")
         return [row.entry for row in rows if row.entry is not None and row.name in (token, None)]
 
     async def cancel(self, jobs: Mapping[str, str]) -> None:

@@ -2,17 +2,18 @@
 
 from collections.abc import Mapping, Sequence
 
-from prefect_campaign.launch.pbs_errors import failure_of, reason
+from prefect_campaign.launch.pbs_errors import failure_of, is_in_doubt, reason
 from prefect_campaign.launch.pbs_qstat import (
     Jobs,
     finished_ids,
+    mark_of,
     read_qstat,
     same_job,
     submitted_id,
     token_of,
     unknown_ids,
 )
-from prefect_campaign.launch.pbs_script import BATCH_NAME, PbsRequest, job_name, pbs_files
+from prefect_campaign.launch.pbs_script import BATCH_NAME, PbsRequest, job_mark, job_name, pbs_files
 from prefect_campaign.launch.pbs_states import entry_of
 from prefect_campaign.launch.queue_jobs import Entry, Listing, Run, Said
 from prefect_campaign.model.errors import CampaignError, Refused, Transient, Unknown
@@ -39,6 +40,7 @@ class PbsScheduler:
     """
 
     kind = PBS
+    marks = True
 
     def __init__(self, queue: str, request: PbsRequest, run: Run, bin_folder: str = "") -> None:
         self._queue = queue
@@ -60,18 +62,27 @@ class PbsScheduler:
         failure = "refused" if said.code == 0 else failure_of(said)
         if said.code == 0 or job_id or failure != "away" or not _never_asked(said):
             try:
-                found = await self.find(there.token)
+                found = await self.find(there.token, there.run_dir)
             except CampaignError as error:
                 raise Unknown(f"{there.token}: {self._queue}: qsub said {reason(said)!r}, and then: {error}") from error
-            if found:
-                return found[0].job_id
+            live = [one.job_id for one in found if one.status != "ended"]
+            if live:
+                return live[0]
+            if found:  # it may be an older one that left nothing
+                raise Unknown(f"{there.token}: {self._queue}: qsub said {reason(said)!r}; an ended job is listed")
             if said.code == 0:
                 raise Unknown(
                     f"{there.token}: {self._queue}: qsub gave no id but {said.out.strip()!r:.200}; look for it"
                 )
+            if is_in_doubt(said):  # a server that is busy may list it later
+                raise Unknown(f"{there.token}: {self._queue}: qsub said {reason(said)!r}; look for the job")
         if failure in ("away", "full"):
             raise Transient(f"{there.token}: {self._queue}: {reason(said)}")
         raise Refused(f"{there.token}: {self._queue} refuses it: {reason(said)}")
+
+    def same(self, one: str, other: str) -> bool:
+        """See `pbs_qstat.same_job`."""
+        return same_job(one, other)
 
     async def see(self, jobs: Mapping[str, str]) -> Listing:
         """One qstat for all; of a job that it does not mention nothing is known, unless it says so."""
@@ -99,15 +110,16 @@ class PbsScheduler:
                 absent.add(job_id)  # the id is another job's by now
         return Listing(entries, frozenset(absent))
 
-    async def find(self, token: str) -> Sequence[Entry]:
-        """By name, then by the token in the job's own variables."""
+    async def find(self, token: str, run_dir: str) -> Sequence[Entry]:
+        """By name, then by the token and the mark in the job's own variables."""
         ids = await self._named(job_name(token))
         if ids is not None and not ids:
             return []
         said, found = await self._qstat(ids or [])
         if ids and not found and not unknown_ids(said.err):
             raise Transient(f"{self._queue}: qstat says nothing of {', '.join(ids)[:200]}")
-        return [entry_of(job_id, job) for job_id, job in found.items() if _is_of(job, token, surely=True)]
+        mark = job_mark(run_dir)
+        return [entry_of(i, job) for i, job in found.items() if token_of(job) == token and mark_of(job) == mark]
 
     async def cancel(self, jobs: Mapping[str, str]) -> None:
         """One qdel for all."""
@@ -184,13 +196,13 @@ def _among(job_id: str, others: set[str]) -> bool:
     return job_id in others or any(same_job(job_id, other) for other in others)
 
 
-def _is_of(attributes: Mapping[str, str], token: str, *, surely: bool = False) -> bool:
-    """Whether a job is this attempt's: by its token, else by its name; in doubt only if it need not be sure."""
+def _is_of(attributes: Mapping[str, str], token: str) -> bool:
+    """Whether a job whose id was this attempt's still is: by its token, else by its name; in doubt it is."""
     told = token_of(attributes)
     if told is not None:
         return told == token
     name = attributes.get("Job_Name")
-    return not surely if name is None else name == job_name(token)
+    return name is None or name == job_name(token)
 
 
 def _never_asked(said: Said) -> bool:

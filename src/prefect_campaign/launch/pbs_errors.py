@@ -7,6 +7,7 @@ the server cannot be asked at all must never look like that.
 import re
 from typing import Literal
 
+from prefect_campaign.launch.pbs_qstat import read_qstat
 from prefect_campaign.launch.queue_jobs import Said
 
 Failure = Literal["away", "full", "history", "usage", "refused"]
@@ -23,6 +24,14 @@ _AWAY = re.compile(
     re.IGNORECASE,
 )
 _NOT_AWAY = re.compile(r"access from host not allowed", re.IGNORECASE)
+_CLEARLY_NOT = re.compile(
+    r"cannot connect|could not connect|connection refused|no route to host|name or service not known|unknown host"
+    r"|no default server|pbs_iff|reserved ports|invalid credential|expired credential|munge|no free connections"
+    r"|connection table full|shutting down",
+    re.IGNORECASE,
+)
+_CUT_OFF_CODES = frozenset({124, 137, 143})
+"""Of a command that was ended from outside; nothing of ours: with a reason beside it, it is PBS's."""
 _FULL = re.compile(
     r"would exceed .{0,80}limit|maximum number of jobs|max_queued|too many jobs|limit .{0,40}(reached|exceeded)",
     re.IGNORECASE,
@@ -36,7 +45,7 @@ _USAGE = re.compile(
 
 def failure_of(said: Said) -> Failure:
     """What kind of failure it is."""
-    text = f"{said.err}\n{said.out}"
+    text = _complaint(said)
     if _HISTORY.search(text):
         return "history"
     if _USAGE.search(text):
@@ -46,6 +55,20 @@ def failure_of(said: Said) -> Failure:
     if not _NOT_AWAY.search(text) and (_AWAY.search(text) or said.code in _AWAY_CODES):
         return "away"
     return "refused"
+
+
+def is_in_doubt(said: Said) -> bool:
+    """Whether a qsub that failed may have handed its job over: the line broke, or it was ended from outside."""
+    if failure_of(said) == "away":
+        return not _CLEARLY_NOT.search(_complaint(said))
+    return not said.err.strip() and (said.code < 0 or said.code in _CUT_OFF_CODES)
+
+
+def _complaint(said: Said) -> str:
+    """What the command itself says. A list of jobs is none: its names and comments are other people's words."""
+    if said.err.strip():
+        return said.err
+    return "" if read_qstat(said.out) else said.out
 
 
 def reason(said: Said) -> str:

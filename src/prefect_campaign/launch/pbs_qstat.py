@@ -25,6 +25,8 @@ _GROUPS = frozenset({"Resource_List", "resources_used", "Variable_List", "estima
 
 TOKEN = "CAMPAIGN_TOKEN"  # noqa: S105 - an attempt's name, no secret
 """Variable of a job that holds its attempt's token."""
+MARK = "CAMPAIGN_MARK"
+"""Variable of a job that tells its attempt from one of the same name in another campaign home."""
 
 
 def read_qstat(out: str, asked: Sequence[str] = ()) -> Jobs | None:
@@ -75,10 +77,19 @@ def same_job(one: str, other: str) -> bool:
 
 def token_of(attributes: Mapping[str, str]) -> str | None:
     """The token that a job carries; None if it does not say."""
-    given = attributes.get(f"Variable_List.{TOKEN}")
+    return _variable(attributes, TOKEN)
+
+
+def mark_of(attributes: Mapping[str, str]) -> str | None:
+    """The mark that a job carries; None if it does not say."""
+    return _variable(attributes, MARK)
+
+
+def _variable(attributes: Mapping[str, str], name: str) -> str | None:
+    given = attributes.get(f"Variable_List.{name}")
     if given is not None:
         return given
-    found = re.search(rf"(?:^|,){TOKEN}=([^,\s]*)", attributes.get("Variable_List", ""))
+    found = re.search(rf"(?:^|,){name}=([^,\s]*)", attributes.get("Variable_List", ""))
     return found[1] if found else None
 
 
@@ -168,5 +179,5 @@ def _pairs(text: str) -> Iterator[tuple[str, str]]:
         yield name, value
         if group:
             yield f"{group}.{name}", value
-        if name == TOKEN:
+        if name in (TOKEN, MARK):
             yield f"Variable_List.{name}", value

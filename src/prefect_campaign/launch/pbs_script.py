@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from shlex import quote
 from typing import Literal
 
-from prefect_campaign.launch.pbs_qstat import TOKEN
+from prefect_campaign.launch.pbs_qstat import MARK, TOKEN
 from prefect_campaign.launch.script import SCRIPT_NAME, Scheduled, job_script
 from prefect_campaign.model.errors import Refused
 from prefect_campaign.model.records import AttemptSpec
@@ -22,6 +22,8 @@ _AGAIN = "$(uname -n).$$.$(date +%s)"
 
 _LINE = re.compile(r"[^\x00-\x1f\x7f]*")
 _PLAIN_PATH = re.compile(r"/[A-Za-z0-9/._+=@%-]*")
+# Arrays, names, variables, holds, other shells, answers without an id or that come when the job has ended.
+_OURS = re.compile(r"-[JtNvhSIzC]|-W.*\bblock\b")
 _WORD = re.compile(r"[A-Za-z0-9][A-Za-z0-9._@:/+-]*")
 _TOKEN = re.compile(r"[A-Za-z0-9._-]+")
 
@@ -80,11 +82,18 @@ class PbsRequest:
         for text in self.directives:
             if not _LINE.fullmatch(text) or not text.startswith("-"):
                 raise Refused(f"PBS: directives: {text!r} is no option of qsub; write each like '-l name=value'")
+            if _OURS.match(text):
+                raise Refused(f"PBS: directives: {text!r} cannot be set here; the launcher needs it otherwise")
 
 
 def job_name(token: str) -> str:
     """The job's name in PBS: 15 characters, which is all that older releases take; the same for the same token."""
     return f"pc-{hashlib.sha256(token.encode()).hexdigest()[:12]}"
+
+
+def job_mark(run_dir: str) -> str:
+    """What tells an attempt from one of the same name in another campaign home: its run dir, short."""
+    return hashlib.sha256(run_dir.encode("utf-8", "surrogateescape")).hexdigest()[:16]
 
 
 def pbs_files(spec: AttemptSpec, request: PbsRequest) -> dict[str, str]:
@@ -107,7 +116,8 @@ def pbs_files(spec: AttemptSpec, request: PbsRequest) -> dict[str, str]:
 def _identity(spec: AttemptSpec) -> list[str]:
     log = f"{spec.run_dir}/{LOG_NAME}"
     out = log if _PLAIN_PATH.fullmatch(log) else "/dev/null"
-    return [f"-N {job_name(spec.token)}", "-S /bin/sh", f"-v {TOKEN}={spec.token}", "-j oe", f"-o {out}", "-m n"]
+    variables = f"{TOKEN}={spec.token},{MARK}={job_mark(spec.run_dir)}"
+    return [f"-N {job_name(spec.token)}", "-S /bin/sh", f"-v {variables}", "-j oe", f"-o {out}", "-m n"]
 
 
 def _resources(spec: AttemptSpec, request: PbsRequest) -> list[str]:

@@ -11,7 +11,7 @@ from prefect_campaign.launch.queue_cancel import Canceller
 from prefect_campaign.launch.queue_jobs import Scheduler, first_number
 from prefect_campaign.launch.queue_judge import Patience, Report, asks_why, judge
 from prefect_campaign.launch.queue_note import Note, read_note, remove_note, with_over, write_note
-from prefect_campaign.launch.queue_place import Place, file_error, make_folders
+from prefect_campaign.launch.queue_place import Place, Trace, file_error, make_folders
 from prefect_campaign.launch.queue_view import QueueView
 from prefect_campaign.launch.script import STDERR_NAME, STDOUT_NAME
 from prefect_campaign.model.clock import Clock, system_clock
@@ -76,6 +76,8 @@ class QueueLauncher:
         self._place = place
         self._factor = factor
         self._patience = patience or Patience()
+        self._answer_seconds = max(self._patience.submitted, self._patience.unlisted)
+        self._missed: set[str] = set()
         self._clock = clock
         self._view = QueueView(queue, scheduler)
         self._canceller = Canceller(queue, scheduler, self._view)
@@ -137,19 +139,29 @@ class QueueLauncher:
         trace = (await self._place.traces([spec]))[spec.token]
         if trace.unseen:
             raise Transient(f"{spec.token}: {trace.unseen}")
-        if trace.over is not None or trace.job_id:
+        if trace.job_id or (trace.over is not None and not asks_why(trace)):
             return await self._handle(spec, trace.job_id)
-        found = sorted(await self._scheduler.find(spec.token), key=lambda one: first_number(one.job_id))
-        if found:
-            first, *rest = [one.job_id for one in found if one.status != "ended"] or [found[0].job_id]
+        listed = await self._scheduler.find(spec.token, await self._place.run_dir(spec))
+        found = sorted(listed, key=lambda one: first_number(one.job_id))
+        live = [one.job_id for one in found if one.status != "ended"]
+        if live or (found and trace.started_at is not None):  # an ended one that claimed nothing was never ours to see
+            first, *rest = live or [found[0].job_id]
+            if rest and not self._scheduler.marks:
+                raise Unknown(f"{spec.token}: {self._queue} lists it as {', '.join(live)}; cancel all but one by hand")
             if rest:
                 log.warning("%s: %s has it %d times; cancelling %s", spec.token, self._queue, 1 + len(rest), rest)
                 await self._scheduler.cancel(dict.fromkeys(rest, spec.token))
             return await self._handle(spec, first)
-        if note is not None and (age := self._clock() - note.asked_at) < self._patience.unlisted:
+        if note is not None and (age := self._clock() - note.asked_at) < self._answer_seconds:
             raise Unknown(f"{spec.token}: was handed to {self._queue} {age:.0f} s ago, which does not list it yet")
+        if trace.over is not None:
+            return await self._handle(spec, "")
         if trace.started_at is not None:
             raise Unknown(f"{spec.token}: its run dir is claimed, but {self._queue} lists no such job; look again")
+        if note is not None and spec.token not in self._missed:
+            self._missed.add(spec.token)
+            raise Unknown(f"{spec.token}: {self._queue} does not list it; it will be looked for once more")
+        self._missed.discard(spec.token)
         return None
 
     async def observe(self, handles: Sequence[tuple[AttemptSpec, Handle]]) -> dict[str, Observation]:
@@ -161,9 +173,15 @@ class QueueLauncher:
             else:
                 found[spec.token] = Observation("unreachable", detail=f"was handed to {handle.host}")
         traces = await self._place.traces([spec for spec, _ in pairs.values()])
-        open_ = [t for t in pairs if traces[t].over is None or asks_why(traces[t].over)]
+        open_ = [t for t in pairs if traces[t].over is None or asks_why(traces[t])]
         asked = {t: pairs[t][1].job_id for t in open_ if pairs[t][1].job_id}
+        owners = {t: o for t, job_id in asked.items() if (o := self._other_owner(traces[t], job_id))}
+        for token, owner in owners.items():
+            self._view.follow(token, owner)
         reports = await self._view.reports(asked, self.poll_seconds) if asked else {}
+        if owners:  # the job that has the run dir is the one that counts, as long as it is there
+            theirs = await self._view.reports(owners, self.poll_seconds)
+            reports |= {t: r for t, r in theirs.items() if not r.absent or reports[t].absent}
         # A job that ended between the two looks has its record by now.
         ends = [t for t, r in reports.items() if r.absent or (r.entry and r.entry.status == "ended")]
         over = [pairs[t][0] for t in ends if traces[t].over is None]
@@ -196,8 +214,10 @@ class QueueLauncher:
         if handle.host != self._queue:
             raise Transient(f"{spec.token}: was handed to {handle.host}, not to {self._queue}")
         trace = (await self._place.traces([spec]))[spec.token]
-        if handle.job_id and (trace.over is None or asks_why(trace.over)):
-            await self._canceller.end(spec.token, handle.job_id, grace_seconds)
+        if handle.job_id and (trace.over is None or asks_why(trace)):
+            owner = self._other_owner(trace, handle.job_id)
+            both = [handle.job_id, *([owner] if owner else [])]
+            await asyncio.gather(*(self._canceller.end(spec.token, job_id, grace_seconds) for job_id in both))
 
     def watch(self, spec: AttemptSpec, handle: Handle, on_end: Callable[[str], None]) -> None:
         """Call `on_end(token)` once the job is over; one poller looks after all jobs."""
@@ -225,7 +245,7 @@ class QueueLauncher:
         make_folders(spec)
         before = self._note(spec)
         if before is not None:
-            recently = self._clock() - before.asked_at < self._patience.unlisted
+            recently = self._clock() - before.asked_at < self._answer_seconds
             if before.job_id or recently:
                 known = f"as {before.job_id}" if before.job_id else "a moment ago"
                 raise Unknown(f"{spec.token}: was handed to {self._queue} {known}; look for that job first")
@@ -246,6 +266,11 @@ class QueueLauncher:
         with suppress(OSError):  # the ledger keeps the id as well
             await asyncio.to_thread(write_note, spec, note)
         return await self._handle(spec, job_id)
+
+    def _other_owner(self, trace: Trace, job_id: str) -> str:
+        """The job that claimed the run dir if it is not this one: the attempt was handed over twice."""
+        owner = trace.job_id
+        return owner if owner and not self._scheduler.same(owner, job_id) else ""
 
     async def _keep_log(self, spec: AttemptSpec, handle: Handle) -> None:
         """Keep what the scheduler has on a job that left no record: it may be all there is to say why."""

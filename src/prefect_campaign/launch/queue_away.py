@@ -9,7 +9,8 @@ from pathlib import Path
 from shlex import join, quote
 
 from prefect_campaign.launch.queue_jobs import Said
-from prefect_campaign.launch.queue_place import Here, Place, Trace
+from prefect_campaign.launch.queue_judge import asks_why
+from prefect_campaign.launch.queue_place import Here, Place, Trace, read_trace
 from prefect_campaign.launch.remote import facts_script, read_facts, read_words, set_aside_script, unhex
 from prefect_campaign.launch.remote_paths import RemotePlace
 from prefect_campaign.launch.remote_shell import LIBRARY, OBSERVE
@@ -18,7 +19,7 @@ from prefect_campaign.launch.ssh_code import CodeSync
 from prefect_campaign.launch.ssh_connection import Connection
 from prefect_campaign.launch.ssh_errors import remote_failure
 from prefect_campaign.launch.ssh_host import SshHost
-from prefect_campaign.launch.ssh_mirror import local_end, mirror, put_record, started
+from prefect_campaign.launch.ssh_mirror import mirror, put_record, started
 from prefect_campaign.model.clock import Clock, system_clock
 from prefect_campaign.model.errors import CampaignError, Refused, Transient, Unknown
 from prefect_campaign.model.records import AttemptSpec
@@ -57,6 +58,7 @@ pc_trace() {
     elif [ -d "$2/claim" ]; then
         pc_job= pc_is=
         { read -r pc_job _ <"$2/claim/job"; } 2>/dev/null
+        [ "$pc_job" != - ] || pc_job=
         pc_quiet "$2"
         printf '%s claimed x' "$1"
         printf %s "$pc_job" | pc_hex
@@ -173,7 +175,10 @@ class Away:
             raise remote_failure(self._host, there.token, unhex(said[1] if len(said) > 1 else ""))
 
     async def traces(self, specs: Sequence[AttemptSpec]) -> dict[str, Trace]:
-        """Records that are here first; the other run dirs are looked at in one call, then copied in another."""
+        """Records that are here first; the other run dirs are looked at in one call, then copied in another.
+
+        The copy of a stopped job's record is no answer without a new look: the job may be running again by now.
+        """
         found: dict[str, Trace] = {}
         notes: dict[str, tuple[str, ...]] = {}
         left = list(specs)
@@ -181,7 +186,7 @@ class Away:
             rest = []
             for spec in left:
                 trace = _local(spec, notes)
-                if trace is None:
+                if trace is None or (asks_why(trace) and not again and not self._host.is_shared(spec.run_dir)):
                     rest.append(spec)
                 else:
                     found[spec.token] = trace
@@ -222,6 +227,7 @@ class Away:
             elif one.record is None:
                 quiet = None if one.quiet_seconds is None else now - one.quiet_seconds
                 since = started(spec) or (now if one.claimed else None)
+                await self.reopen(spec)
                 found[spec.token] = Trace(None, since, one.job_id, noted, quiet_since=quiet)
             elif lost and lost.failed:
                 found[spec.token] = Trace(unseen=f"is over, but its files are not here yet: {lost.why}", notes=noted)
@@ -252,13 +258,12 @@ def _is_to_be_copied(workdir: str, host: SshHost) -> bool:
 
 def _local(spec: AttemptSpec, notes: dict[str, tuple[str, ...]]) -> Trace | None:
     """What the record in the local run dir says; None if there is none. A damaged one is noted."""
-    try:
-        over, note = local_end(spec)
-    except OSError as error:
-        return Trace(unseen=f"{spec.run_dir}: {error.strerror or error}")
-    if note:
-        notes[spec.token] = (*notes.get(spec.token, ()), note)
-    return None if over is None else Trace(over, over.started_at, notes=notes.get(spec.token, ()))
+    trace = read_trace(spec)
+    if trace.unseen:
+        return trace
+    if trace.notes:
+        notes[spec.token] = (*notes.get(spec.token, ()), *trace.notes)
+    return None if trace.over is None else replace(trace, notes=notes.get(spec.token, ()))
 
 
 def _read(answer: str, count: int) -> list[_Seen | None]:

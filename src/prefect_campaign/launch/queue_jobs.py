@@ -68,6 +68,8 @@ class Scheduler(Protocol):
 
     kind: str
     """The launcher's name in handles."""
+    marks: bool
+    """Whether what `find` finds is surely of this campaign home, so that what is too much may be cancelled."""
 
     def files(self, there: AttemptSpec) -> dict[str, str]:
         """What is put into the run dir: `job.sh`, and what is handed to the scheduler besides; name -> text.
@@ -90,6 +92,10 @@ class Scheduler(Protocol):
         """
         ...
 
+    def same(self, one: str, other: str) -> bool:
+        """Whether two ids mean one job."""
+        ...
+
     async def see(self, jobs: Mapping[str, str]) -> Listing:
         """See all these jobs (id -> token), in one call however many they are.
 
@@ -98,8 +104,12 @@ class Scheduler(Protocol):
         """
         ...
 
-    async def find(self, token: str) -> Sequence[Entry]:
-        """All jobs that carry this token, ended ones too as far as the scheduler remembers; none if it has none.
+    async def find(self, token: str, run_dir: str) -> Sequence[Entry]:
+        """All jobs of this attempt, ended ones too as far as the scheduler remembers; none if it has none.
+
+        Args:
+            token: which all of them carry.
+            run_dir: theirs there. Another campaign home may have an attempt with the same token.
 
         Raises:
             CampaignError: nobody can say.

@@ -20,6 +20,8 @@ class Patience:
     """A job that its scheduler does not list is not gone before it was missing for so long."""
     record: float = 30.0
     """The record of a job that is over may come so much later: shared file systems lag."""
+    submitted: float = 240.0
+    """A job that was handed over without an answer may come into the list so much later; never before `unlisted`."""
 
 
 @dataclass(frozen=True)
@@ -67,25 +69,28 @@ def judge(
     return _seen(trace, "gone", f"{queue} does not know it any more, and it left no exit record"), over
 
 
-def asks_why(over: Observation | None) -> bool:
-    """Whether somebody ended the job, so that the scheduler may know who and why."""
-    return over is not None and over.signal in _FROM_OUTSIDE
+def asks_why(trace: Trace) -> bool:
+    """Whether somebody ended the job, so that the scheduler may know who and why, or may run it again.
+
+    A job that is told to end may save its state and exit with any code.
+    """
+    return trace.over is not None and (trace.stopped or trace.over.signal in _FROM_OUTSIDE)
 
 
 def _explained(trace: Trace, over: Observation, report: Report, queue: str) -> Observation:
-    """How it ended by its own record; if by a signal, with the scheduler's word on that.
+    """How it ended by its own record; if it was stopped, with the scheduler's word on that.
 
     A scheduler that stops a job to run it again later (preemption) still has it. Then the record is not the last word,
     and without the scheduler nobody can tell.
     """
     entry = report.entry
-    if not asks_why(over) or report.absent:
+    if not asks_why(trace) or report.absent:
         return replace(over, detail="; ".join(trace.notes))
     if entry is None or entry.status == "unclear":
         said = entry.detail if entry else report.why
-        return _seen(trace, "unreachable", f"a signal ended it, and {queue} must say whether for good: {said}")
+        return _seen(trace, "unreachable", f"it was stopped, and {queue} must say whether for good: {said}")
     if entry.status != "ended":
-        return _seen(trace, entry.status, f"a signal ended it, but {queue} still has it", entry.detail, entry=entry)
+        return _seen(trace, entry.status, f"it was stopped, but {queue} still has it", entry.detail, entry=entry)
     known = entry.state if entry.state in _REASONS else None
     detail = "; ".join((*trace.notes, *([entry.detail] if known else [])))
     return replace(over, detail=detail, scheduler_state=known, oom_killed=entry.oom_killed, node=entry.node)

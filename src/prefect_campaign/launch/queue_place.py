@@ -41,6 +41,8 @@ class Trace:
     """Why the run dir cannot be looked at; then nothing else is known."""
     quiet_since: float | None = None
     """As in an `Observation`."""
+    stopped: bool = False
+    """Whether the job was stopped before it ended, whatever its exit code: its scheduler may run it again."""
 
 
 class Place(Protocol):
@@ -120,7 +122,7 @@ class Here:
 
     async def traces(self, specs: Sequence[AttemptSpec]) -> dict[str, Trace]:
         """Read the records and claims."""
-        return await asyncio.to_thread(lambda: {spec.token: _trace(spec) for spec in specs})
+        return await asyncio.to_thread(lambda: {spec.token: read_trace(spec) for spec in specs})
 
     async def reopen(self, spec: AttemptSpec) -> None:
         """Nothing: the job itself puts its record aside when it is run again."""
@@ -157,16 +159,19 @@ def _put(spec: AttemptSpec, files: Mapping[str, str]) -> None:
         raise file_error(spec, error) from error
 
 
-def _trace(spec: AttemptSpec) -> Trace:
+def read_trace(spec: AttemptSpec) -> Trace:
+    """What the local run dir tells."""
     claim = Path(spec.run_dir) / CLAIM_NAME
     started_at, job_id = None, ""
     try:
+        stopped = os.path.lexists(claim / "stop")
         with suppress(FileNotFoundError):
             started_at = claim.stat().st_mtime
             with (claim / "pid").open() as file:  # a requeued job wrote it anew
                 started_at = os.fstat(file.fileno()).st_mtime
             with (claim / JOB_NAME).open("rb") as stored:
                 job_id = (stored.read(_LONGEST_ID).decode("utf-8", "replace").split() or [""])[0]
+            job_id = "" if job_id == "-" else job_id
         record, problem = take_record(Path(spec.run_dir), spec.token)
     except OSError as error:
         return Trace(unseen=f"{spec.run_dir}: {error.strerror or error}")
@@ -180,4 +185,4 @@ def _trace(spec: AttemptSpec) -> Trace:
         started_at=started_at,
         ended_at=max(record.ended_at, started_at or 0.0),
     )
-    return Trace(over, started_at, job_id, notes)
+    return Trace(over, started_at, job_id, notes, stopped=stopped or record.stopped)

@@ -26,7 +26,7 @@ class QueueView:
         self._queue = queue
         self._scheduler = scheduler
         self._lock = asyncio.Lock()
-        self._open: dict[str, str] = {}
+        self._open: dict[str, set[str]] = {}
         self._asked: frozenset[str] = frozenset()
         self._listing = Listing()
         self._asked_at = self._checked_at = float("-inf")
@@ -35,7 +35,7 @@ class QueueView:
 
     def follow(self, token: str, job_id: str) -> None:
         """Ask for this job too from now on."""
-        self._open[token] = job_id
+        self._open.setdefault(token, set()).add(job_id)
 
     def forget(self, token: str) -> None:
         """It is over."""
@@ -48,7 +48,8 @@ class QueueView:
             jobs: token -> id of the jobs in question; they are followed from now on.
             age: how many seconds old the answer may be. One from before a job was first asked for never counts.
         """
-        self._open.update(jobs)
+        for token, job_id in jobs.items():
+            self.follow(token, job_id)
         since = time.monotonic() - age  # those who waited while it was asked have their answer too
         async with self._lock:
             if self._asked_at <= since or not self._asked.issuperset(jobs.values()):
@@ -89,7 +90,7 @@ class QueueView:
         self._checked_at = time.monotonic()
 
     async def _ask(self) -> None:
-        jobs = {job_id: token for token, job_id in self._open.items()}
+        jobs = {job_id: token for token, ids in self._open.items() for job_id in ids}
         listing, said = Listing(), None
         asked_at = time.monotonic()
         try:

@@ -18,14 +18,17 @@ class ExitRecord:
     exit_code: int
     ended_at: float
     """Seconds since the epoch: when the record was written, by the clock of its file system."""
+    stopped: bool = False
+    """Whether the job was stopped from outside before it ended: its scheduler may run it again."""
 
 
-def parse_record(data: bytes, token: str) -> int:
-    """The exit code in a record.
+def parse_record(data: bytes, token: str, ended_at: float = 0.0) -> ExitRecord:
+    """What a record says.
 
     Args:
         data: content of `status.json`.
         token: the attempt that must have written it.
+        ended_at: when it was written.
 
     Raises:
         ValueError: it is not a whole record of this attempt; the message says what is wrong.
@@ -43,7 +46,7 @@ def parse_record(data: bytes, token: str) -> int:
         raise ValueError(f"has no exit code from 0 to 255 but {code!r:.40}")
     if record.get("token") != token:
         raise ValueError(f"belongs to {record.get('token')!r:.80}, not to {token!r}")
-    return code
+    return ExitRecord(code, ended_at, stopped=record.get("stopped") is True)
 
 
 def take_record(run_dir: Path, token: str) -> tuple[ExitRecord | None, str]:
@@ -69,7 +72,7 @@ def take_record(run_dir: Path, token: str) -> tuple[ExitRecord | None, str]:
     finally:
         os.close(fd)
     try:
-        return ExitRecord(parse_record(data, token), ended_at), ""
+        return parse_record(data, token, ended_at), ""
     except ValueError as problem:
         aside = _set_aside(path)
         return None, f"{path} {problem}; set aside as {aside.name}"

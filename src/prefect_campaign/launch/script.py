@@ -42,7 +42,8 @@ exec </dev/null >>"$pc_run/stdout.log" 2>>"$pc_run/stderr.log"
 
 pc_record() {{
     trap '' HUP INT TERM
-{still_owned}    printf '{{"state":"exited","exit_code":%d,"token":%s}}\\n' "$1" "$pc_token" \\
+    pc_more=
+{still_owned}    printf '{{"state":"exited","exit_code":%d,"token":%s%s}}\\n' "$1" "$pc_token" "$pc_more" \\
         >"$pc_run/status.json.new" || exit 74
     mv -f "$pc_run/status.json.new" "$pc_run/status.json" || exit 74
     exit "$1"
@@ -50,7 +51,7 @@ pc_record() {{
 
 # A background child of sh ignores INT, so every signal is handed on as TERM.
 pc_stop() {{
-    : >"$pc_run/claim/stop"
+    {may_stop}: >"$pc_run/claim/stop"
     [ -n "$!" ] || pc_record 143
     pc_stopped=1
     kill -TERM "$!" 2>/dev/null
@@ -97,17 +98,25 @@ _TAKEN_AGAIN = """\
     rm -f "$pc_run/claim/stop"
 """
 
+# Renamed into place, so that nobody reads half of it. "-" stands for an id that the scheduler did not give.
 _OWNED = """\
-echo "$pc_job $pc_try" >"$pc_run/claim/job"
-"""
-
+echo "${{pc_job:--}} $pc_try" >"$pc_run/claim/job.$$" && mv -f "$pc_run/claim/job.$$" "$pc_run/claim/job" || exit 73
 # A run of this job that its scheduler gave up for dead (a node without network) must not speak for the present one.
-_STILL_OWNED = """\
+pc_owned() {{
     pc_owner= pc_now=
     read -r pc_owner pc_now 2>/dev/null <"$pc_run/claim/job"
-    [ "$pc_owner $pc_now" = "$pc_job $pc_try" ] || exit {duplicate}
+    [ "$pc_owner $pc_now" = "${{pc_job:--}} $pc_try" ]
+}}
+"""
+
+_MAY_STOP = "! pc_owned || "
+
+# The record says itself that its run was stopped: over a network it may be seen before the file `stop` is.
+_STILL_OWNED = """\
+    pc_owned || exit {duplicate}
     # The scheduler's TERM may have ended the command before this script got its own.
     [ "$1" -le 128 ] || : >"$pc_run/claim/stop"
+    [ ! -e "$pc_run/claim/stop" ] || pc_more=',"stopped":true'
 """
 
 
@@ -141,18 +150,19 @@ def job_script(spec: AttemptSpec, *, gpus_given: bool = False, scheduled: Schedu
     """
     environment = job_environment(spec, gpus_given=gpus_given)
     _check(spec, environment)
-    taken, owned, still_owned, before = _TAKEN, "", "", ""
+    taken, owned, still_owned, may_stop, before = _TAKEN, "", "", "", ""
     if scheduled is not None:
-        taken, still_owned, before = _TAKEN_AGAIN, _STILL_OWNED, scheduled.before
-        owned = _OWNED
+        taken, owned, still_owned, may_stop = _TAKEN_AGAIN, _OWNED, _STILL_OWNED, _MAY_STOP
+        before = scheduled.before
     names = "" if scheduled is None else f"pc_job={scheduled.job}\npc_try={scheduled.again}\n"
     return _TEMPLATE.format(
         run_dir=quote(spec.run_dir),
         token=f"{quote(json.dumps(spec.token))}\n{names}".rstrip("\n"),
         duplicate=DUPLICATE_EXIT,
         taken=taken.format(duplicate=DUPLICATE_EXIT).rstrip("\n"),
-        owned=owned,
+        owned=owned.format(),
         still_owned=still_owned.format(duplicate=DUPLICATE_EXIT),
+        may_stop=may_stop,
         before=before,
         exports="\n".join(f"    export {name}={quote(value)}" for name, value in environment.items()),
         workdir=quote(spec.workdir),

@@ -152,7 +152,9 @@ class SlurmLauncher:
         id_, name = split_id(handle.job_id), handle.detail.get("name")
         if handle.host != self.settings.name or id_ is None or not isinstance(name, str):
             raise Transient(f"{spec.token}: {handle.host} {handle.job_id!r:.60} is no job of {self.settings.name}")
-        await self._canceller.cancel(spec.token, name, id_.base, id_.task, grace_seconds)
+        at = handle.detail.get("submitted_at")
+        since = float(at) if isinstance(at, int | float) else 0.0
+        await self._canceller.cancel(spec.token, name, id_.base, id_.task, grace_seconds, submitted_at=since)
         self._observer.cancelled.add(spec.token)
 
     def watch(self, spec: AttemptSpec, handle: Handle, on_end: Callable[[str], None]) -> None:

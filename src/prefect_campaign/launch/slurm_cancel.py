@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Iterable
+from contextlib import suppress
 from dataclasses import dataclass, field
 
 from prefect_campaign.launch.slurm_programs import Programs
@@ -33,6 +34,7 @@ class _Doomed:
     grace: float
     began: float
     done: asyncio.Future[None]
+    submitted_at: float
     told_at: float | None = None
     killed_at: float = float("-inf")
     absent: int = 0
@@ -66,8 +68,12 @@ class Canceller:
         self._doomed: dict[str, _Doomed] = {}
         self._worker: asyncio.Task[None] | None = None
 
-    async def cancel(self, token: str, name: str, base: str, index: int | None, grace: float) -> None:
+    async def cancel(
+        self, token: str, name: str, base: str, index: int | None, grace: float, *, submitted_at: float = 0.0
+    ) -> None:
         """End a job, and return once Slurm shows it as over or not at all.
+
+        One that squeue does not show is told to end all the same if the accounts call it alive.
 
         Raises:
             Transient: Slurm cannot be asked, or the job does not end.
@@ -75,7 +81,7 @@ class Canceller:
         loop = asyncio.get_running_loop()
         one = self._doomed.get(token)
         if one is None:
-            one = _Doomed(token, name, base, index, grace, self._clock(), loop.create_future())
+            one = _Doomed(token, name, base, index, grace, self._clock(), loop.create_future(), submitted_at)
             self._doomed[token] = one
         if self._worker is None or self._worker.done():
             self._worker = loop.create_task(self._work())
@@ -113,6 +119,10 @@ class Canceller:
         due = _Round()
         for one in waiting:
             self._sort(one, view.row(one.name, one.base, one.index), now, due)
+        due.cancel += await self._hidden([one for one in waiting if one.absent > 1 and one.told_at is None])
+        for one in waiting:
+            if one.absent > 1 and one not in due.cancel:
+                self._over(one)
         await self._tell([], due.cancel)
         await self._tell(["--signal=KILL", "--full"], due.kill)
         for one in due.cancel:
@@ -124,8 +134,6 @@ class Canceller:
         if row is None:
             # A whole answer without it: twice, for it may have been handed over only now.
             one.absent += 1
-            if one.absent > 1:
-                self._over(one)
             return
         one.absent = 0
         if row.state in OVER:
@@ -137,6 +145,15 @@ class Canceller:
             due.cancel.append(one)
         elif row.state not in WAITING and now - max(one.told_at + one.grace, one.killed_at + AGAIN_SECONDS) >= 0:
             due.kill.append(one)
+
+    async def _hidden(self, absent: list[_Doomed]) -> list[_Doomed]:
+        """Those that the accounts call alive; if these cannot be asked, squeue is believed."""
+        with suppress(CampaignError):
+            since = min((one.submitted_at for one in absent), default=0.0)
+            view = await self._scheduler.accounts(ids=[one.base for one in absent], since=since)
+            rows = [(one, view.row(one.name, one.base, one.index)) for one in absent]
+            return [one for one, row in rows if row is not None and row.state not in OVER]
+        return []
 
     async def _tell(self, options: list[str], doomed: list[_Doomed]) -> None:
         """Call scancel; whatever it answers, only a look shows what came of it.

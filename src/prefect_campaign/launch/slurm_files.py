@@ -126,8 +126,8 @@ def read_trace(spec: AttemptSpec) -> Trace:
         with suppress(FileNotFoundError):
             started_at = (run_dir / CLAIM_NAME / "pid").stat().st_mtime
             words = (run_dir / CLAIM_NAME / "job").read_text("ascii", "replace").split()
-            owner = words[0] if words else ""
-        stopped = stopped or os.path.lexists(stop)
+            owner = words[0] if words and words[0] != "-" else ""
+        stopped = stopped or os.path.lexists(stop) or (record is not None and record.stopped)
     except OSError as error:
         return Trace(unread=f"{run_dir}: {error.strerror or error}")
     end = None

@@ -1,20 +1,25 @@
 """Finding the job of an attempt without a handle: by its claim, by its manifest, by name in queue and accounts."""
 
+import time
 from dataclasses import dataclass, replace
 
 from prefect_campaign.launch.slurm_files import RunDirs
-from prefect_campaign.launch.slurm_manifest import Entry, Manifests
+from prefect_campaign.launch.slurm_manifest import Entry, Manifest, Manifests
 from prefect_campaign.launch.slurm_scheduler import Scheduler
 from prefect_campaign.launch.slurm_submit import SLURM, handle_of
 from prefect_campaign.launch.slurm_view import id_text, split_id
 from prefect_campaign.model.clock import Clock
-from prefect_campaign.model.errors import Unknown
+from prefect_campaign.model.errors import CampaignError, Unknown
 from prefect_campaign.model.records import AttemptSpec, Handle
 
 GRACE_SECONDS = 90.0
 """So long after a submission whose answer is not known, an absent job proves nothing: sbatch may still be trying."""
 APART_SECONDS = 5.0
 """Between the two looks after which a job is believed to be absent."""
+SHARED_SECONDS = 2.0
+"""So long an answer of Slurm serves all who look for jobs."""
+_SILENCE = ""
+"""In place of a manifest's key."""
 
 
 @dataclass(frozen=True)
@@ -24,6 +29,13 @@ class Found:
     handle: Handle | None
     rest: tuple[str, ...] = ()
     """Ids of further jobs of the same attempt, which must go."""
+
+
+@dataclass(frozen=True)
+class _Seen:
+    answer: list[str] | CampaignError
+    at: float
+    ticks: float
 
 
 class Finder:
@@ -37,6 +49,7 @@ class Finder:
         self._clock = clock
         self._missed: dict[str, float] = {}
         """Key of a manifest -> when its job was first not to be seen, the grace being over."""
+        self._seen: dict[str, _Seen] = {}
 
     async def find(self, spec: AttemptSpec) -> Found:
         """The job of an attempt; without a handle only if it is sure that there is none.
@@ -79,11 +92,7 @@ class Finder:
             Transient: Slurm cannot be asked now.
         """
         manifest, now = entry.manifest, self._clock()
-        view = await self._scheduler.queue([manifest.name])
-        bases = view.bases(manifest.name, manifest.mark)
-        if not bases:
-            seen = await self._scheduler.accounts(names=[manifest.name], since=manifest.submitted_at)
-            bases = seen.bases(manifest.name)
+        bases = await self._shown(manifest)
         runs = _runs_of(spec)
         if bases:
             self._manifests.answered(runs, manifest.key, bases[0])
@@ -98,6 +107,43 @@ class Finder:
         self._missed.pop(manifest.key)
         self._manifests.answered(runs, manifest.key, None)
         return []
+
+    async def _shown(self, manifest: Manifest) -> list[str]:
+        """Ids of the jobs of a submission in the queue, or else in the accounts.
+
+        What was seen a moment ago answers for all tasks of an array, and a silence for all submissions: else a
+        thousand of them would each wait for a controller that is down.
+
+        Raises:
+            Transient: Slurm cannot be asked now.
+        """
+        now, ticks = self._clock(), time.monotonic()
+        fresh = {key: one for key, one in self._seen.items() if _is_fresh(one, now, ticks)}
+        self._seen = fresh
+        for key in (_SILENCE, manifest.key):
+            if key in fresh:
+                answer = fresh[key].answer
+                if isinstance(answer, CampaignError):
+                    raise answer
+                return answer
+        try:
+            view = await self._scheduler.queue([manifest.name])
+            bases = view.bases(manifest.name, manifest.mark)
+            if not bases:
+                seen = await self._scheduler.accounts(names=[manifest.name], since=manifest.submitted_at)
+                # The accounts have no comment: one that squeue just said to be another home's is not ours here either.
+                foreign = set(view.bases(manifest.name))
+                bases = [base for base in seen.bases(manifest.name) if base not in foreign]
+        except CampaignError as error:
+            self._seen[_SILENCE] = _Seen(error, self._clock(), time.monotonic())
+            raise
+        self._seen[manifest.key] = _Seen(bases, now, ticks)
+        return bases
+
+
+def _is_fresh(seen: _Seen, now: float, ticks: float) -> bool:
+    """Neither clock says that it is old: the wall clock may jump."""
+    return abs(now - seen.at) < SHARED_SECONDS and ticks - seen.ticks < SHARED_SECONDS
 
 
 def _with_id(entry: Entry, base: str) -> Entry:

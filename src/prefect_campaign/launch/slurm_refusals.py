@@ -63,14 +63,15 @@ def sbatch_failure(where: str, what: str, out: str, err: str) -> CampaignError:
     said = f"{err}\n{out}"
     why = told(err) or told(out) or "it said nothing"
     text = f"{where}: sbatch: {what}: {why}"
+    # First of all: an sbatch that was told to wait tries again, and the last try may not have been answered.
+    if _NO_ANSWER.search(said):
+        return Unknown(f"{text}; it will be looked for")
     if _ARRAY.search(said):
         return ArrayTooLarge(text)
     if is_submit_limit(said):
         return QueueFull(f"{text}; it is tried again when there is room")
     if _POLICY.search(said):
         return Refused(f"{text}; ask for less (time, GPUs, memory), or change `qos` or `partition` of the block")
-    if _NO_ANSWER.search(said):
-        return Unknown(f"{text}; it will be looked for")
     if _PASSING.search(said) or is_shortage(said):
         return Transient(text)
     if not said.strip():

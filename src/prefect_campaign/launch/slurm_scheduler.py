@@ -122,7 +122,7 @@ class Scheduler:
         return frozenset(self._wanted)
 
     async def _ask_queue(self, names: frozenset[str], asked_at: float) -> View:
-        argv = ["squeue", "--noheader", "--states=all", f"--user={await self._programs.user()}"]
+        argv = ["squeue", "--noheader", "--all", "--states=all", f"--user={await self._programs.user()}"]
         listed = ",".join(sorted(names))
         limited = bool(names) and len(listed) < _NAMES_LENGTH
         argv += [f"--name={listed}"] if limited else []

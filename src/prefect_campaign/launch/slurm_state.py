@@ -59,11 +59,13 @@ OVER = frozenset(
         "OUT_OF_MEMORY",
         "PREEMPTED",
         "RECONFIG_FAIL",
-        "REVOKED",
         "TIMEOUT",
     }
 )
-"""It is over and does not come back. Every other state, also one that is not known here, is taken to be alive."""
+"""It is over and does not come back. Every other state, also one that is not known here, is taken to be alive.
+
+REVOKED is not among them: a sibling of that job runs elsewhere in the federation.
+"""
 
 HELD = frozenset({"REQUEUE_HOLD", "RESV_DEL_HOLD", "SPECIAL_EXIT"})
 """In the queue, but somebody must release it."""

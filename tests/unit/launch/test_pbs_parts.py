@@ -7,7 +7,7 @@ from contract.launchers import make_spec
 
 from prefect_campaign.launch.pbs_errors import failure_of, reason
 from prefect_campaign.launch.pbs_qstat import read_qstat, same_job, submitted_id, token_of, unknown_ids
-from prefect_campaign.launch.pbs_script import BATCH_NAME, PbsRequest, job_name, pbs_files, walltime
+from prefect_campaign.launch.pbs_script import BATCH_NAME, PbsRequest, job_mark, job_name, pbs_files, walltime
 from prefect_campaign.launch.pbs_states import entry_of, seconds, size
 from prefect_campaign.launch.queue_jobs import Said, first_number
 from prefect_campaign.model.errors import Refused
@@ -200,6 +200,13 @@ def test_failures(err: str, code: int, kind: str) -> None:
     assert failure_of(said(err, code)) == kind
 
 
+def test_words_in_other_peoples_jobs_are_no_failure() -> None:
+    listed = "Job Id: 7.pbs\n    Job_Name = timeout-study\n    comment = connection refused, try again\n"
+    assert failure_of(said("qstat: Unknown Job Id 9.pbs", 153, listed)) == "refused"
+    assert failure_of(said("", 153, listed)) == "refused"
+    assert failure_of(said("", 1, "cannot connect to server head")) == "away"
+
+
 def test_a_reason_is_one_line_without_the_programs_name() -> None:
     assert reason(said("warning: x\nqsub: Unknown\tqueue\n")) == "Unknown queue"
     assert "no reason" in reason(said(""))
@@ -223,7 +230,8 @@ def test_everything_is_asked_for(tmp_path) -> None:
     assert {
         "-q gpuvolta", "-P ab12", "-A x", "-l select=1:ncpus=8:ngpus=2:mem=16000mb:gpu_model=a100", "-l place=excl",
         "-l walltime=12:05:00", "-l storage=gdata/ab12+scratch/ab12", "-l jobfs=500mb", "-r n", "-l software=x",
-        "-W umask=022", f"-N {job_name(spec.token)}", f"-v CAMPAIGN_TOKEN={spec.token}", "-S /bin/sh",
+        "-W umask=022", f"-N {job_name(spec.token)}", "-S /bin/sh",
+        f"-v CAMPAIGN_TOKEN={spec.token},CAMPAIGN_MARK={job_mark(spec.run_dir)}",
     } <= set(found)  # fmt: skip
     assert len(job_name(spec.token)) == 15
 
@@ -254,7 +262,9 @@ def test_a_log_that_pbs_could_not_name_is_left_out(tmp_path) -> None:
 @pytest.mark.parametrize(
     "bad",
     [{"queue": "a b"}, {"project": "x\n#PBS -q y"}, {"storage": ("a;b",)}, {"modules": ("$(id)",)},
-     {"directives": ("select=1",)}, {"directives": ("-l a\n-l b",)}, {"chunk": "a b"}],
+     {"directives": ("select=1",)}, {"directives": ("-l a\n-l b",)}, {"directives": ("-J 0-9",)},
+     {"directives": ("-hN x",)}, {"directives": ("-v A=b",)}, {"directives": ("-W umask=022,block=true",)},
+     {"chunk": "a b"}],
 )  # fmt: skip
 def test_bad_fields_are_refused_in_one_line(bad) -> None:
     with pytest.raises(Refused) as told:

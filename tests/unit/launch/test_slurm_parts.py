@@ -132,6 +132,8 @@ def test_waiting_is_told_from_never_starting():
         (f"{FAILED}Slurm temporarily unable to accept job, sleeping and retrying", QueueFull, "room"),
         (f"{FAILED}Invalid job array specification", ArrayTooLarge, "array"),
         (f"{FAILED}Socket timed out on send/recv operation", Unknown, "looked for"),
+        ("sbatch: error: Slurm temporarily unable to accept job, sleeping and retrying\n"
+         f"{FAILED}Socket timed out on send/recv operation", Unknown, "looked for"),
         (f"{FAILED}Unable to contact slurm controller (connect failure)", Unknown, "looked for"),
         ("", Unknown, "looked for"),
         ("sbatch: error: Munge encode failed: Failed to access socket", Transient, "Munge"),
