@@ -1,5 +1,6 @@
 """What a cluster may do to a submission, on the fake: nothing is lost, and nothing is handed over twice."""
 
+import asyncio
 import json
 from pathlib import Path
 
@@ -99,6 +100,14 @@ async def test_two_jobs_of_one_attempt_the_first_stays(fake, new, clock, spec_of
     fake.sql("insert into arrays select base + 1, name, comment, script, options, output, submitted, 0, 0 from arrays")
     fake.sql("insert into tasks (base, task, state) select base + 1, task, state from tasks")
     assert f"--job-name={spec.token}" in options
+    fake.fault("scancel", acts=False)
+    looking = asyncio.ensure_future(new().find(spec))
+    while not looking.done():
+        await asyncio.sleep(0.1)
+        clock.advance(10)
+    with pytest.raises(Transient):  # nor is the second one forgotten
+        await looking
+    fake.heal()
     handle = await new().find(spec)
     assert handle.job_id == "101"
     assert fake.sql("select base, state from tasks order by base") == [(101, "PENDING"), (102, "CANCELLED")]
@@ -178,3 +187,20 @@ async def test_a_manifest_that_cannot_be_written_starts_nothing(fake, new, spec_
     with pytest.raises(Transient):
         await new().submit(spec_of("true"))
     assert fake.calls("sbatch") == []
+
+
+async def test_an_array_that_shows_up_after_it_was_believed_to_be_nothing_is_found_by_its_claim(fake, new, spec_of):
+    fake.configure(slots=0)
+    fake.fault("sbatch", silent=True, err=NO_ANSWER, rc=1, times=1)
+    specs = [spec_of("true", name=f"e{n}") for n in range(3)]
+    await new().submit_all(specs)
+    (manifest,) = (Path(specs[0].run_dir).parents[1] / ".slurm" / "lab").glob("*.json")
+    manifest.with_suffix(".answer").write_text("none")
+    assert await new().find(specs[0]) is None
+    claim = Path(specs[1].run_dir) / "claim"
+    claim.mkdir()
+    (claim / "job").write_text("101_1 0\n")
+    launcher = new()
+    handle = await launcher.find(specs[1])
+    assert (handle.job_id, handle.detail["name"]) == ("101_1", manifest.stem)
+    assert (await launcher.find(specs[0])).job_id == "101_0"

@@ -84,6 +84,16 @@ class TestSlurmLauncherThroughSsh(QueueContract):
         seen = await launcher.observe(pairs)
         assert [seen[s.token].exit_code for s in specs] == [0, 1, 2, 3, 4]
 
+    async def test_the_record_of_a_stopped_run_is_never_written_here(self, launcher, spec_of, monkeypatch):
+        def put(*_):
+            raise OSError("is written here")
+
+        monkeypatch.setattr("prefect_campaign.launch.slurm_ssh.put_record", put)
+        spec = spec_of("sh", "-c", "kill -TERM $$")
+        seen = await see_as(launcher, spec, await launcher.submit(spec), "exited")
+        assert (seen.exit_code, seen.signal) == (143, 15)
+        assert not (Path(spec.run_dir) / "status.json").exists()
+
     @pytest.mark.parametrize("folder", ["two words", "it's", "$(touch injected)", "模型 é"])
     async def test_hostile_folders_work(self, launcher, root, folder):
         base = root / folder

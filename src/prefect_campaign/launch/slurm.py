@@ -72,7 +72,6 @@ class SlurmLauncher:
         programs = programs or LocalPrograms(settings.programs, settings.conf)
         files = files or SharedRunDirs()
         manifests = Manifests(settings.name)
-        self._programs = programs
         self._scheduler = Scheduler(settings.name, programs, clock)
         self._submitter = Submitter(settings, programs, self._scheduler, files, manifests, clock)
         self._finder = Finder(settings.name, self._scheduler, files, manifests, clock)
@@ -127,16 +126,20 @@ class SlurmLauncher:
 
         Raises:
             Unknown: there may be one; look again later.
-            Transient: Slurm cannot be asked now, so that nothing is known.
+            Transient: Slurm cannot be asked now, so that nothing is known; or a further job does not end.
         """
         found = await self._finder.find(spec)
         if found.handle is None:
             self._absent.add(spec.token)
         for other in found.rest:
             log.warning(
-                "%s: job %s on %s is a second one of this attempt; cancelled", spec.token, other, self.settings.name
+                "%s: job %s on %s is a second one of this attempt; it is cancelled",
+                spec.token,
+                other.job_id,
+                self.settings.name,
             )
-            await self._programs.run(["scancel", other])
+            await self._end(f"{spec.token} (job {other.job_id})", other, 0.0)
+        self._finder.settle(spec, found)
         return found.handle
 
     async def observe(self, handles: Sequence[tuple[AttemptSpec, Handle]]) -> dict[str, Observation]:
@@ -149,13 +152,15 @@ class SlurmLauncher:
         Raises:
             Transient: Slurm cannot be asked, or the job is still there.
         """
-        id_, name = split_id(handle.job_id), handle.detail.get("name")
-        if handle.host != self.settings.name or id_ is None or not isinstance(name, str):
-            raise Transient(f"{spec.token}: {handle.host} {handle.job_id!r:.60} is no job of {self.settings.name}")
-        at = handle.detail.get("submitted_at")
-        since = float(at) if isinstance(at, int | float) else 0.0
-        await self._canceller.cancel(spec.token, name, id_.base, id_.task, grace_seconds, submitted_at=since)
+        await self._end(spec.token, handle, grace_seconds)
         self._observer.cancelled.add(spec.token)
+
+    async def _end(self, what: str, handle: Handle, grace_seconds: float) -> None:
+        id_, name, at = split_id(handle.job_id), handle.detail.get("name"), handle.detail.get("submitted_at")
+        if handle.host != self.settings.name or id_ is None or not isinstance(name, str):
+            raise Transient(f"{what}: {handle.host} {handle.job_id!r:.60} is no job of {self.settings.name}")
+        since = float(at) if isinstance(at, int | float) else 0.0
+        await self._canceller.cancel(what, name, id_.base, id_.task, grace_seconds, submitted_at=since)
 
     def watch(self, spec: AttemptSpec, handle: Handle, on_end: Callable[[str], None]) -> None:
         """Call `on_end(token)` once the job is over; one poller looks after all jobs."""

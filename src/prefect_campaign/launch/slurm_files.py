@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Protocol
 
 from prefect_campaign.launch.job_files import signal_of, write_script
-from prefect_campaign.launch.record import take_record
+from prefect_campaign.launch.record import ExitRecord, take_record
 from prefect_campaign.launch.script import CLAIM_NAME, RECORD_NAME, SCRIPT_NAME
 from prefect_campaign.launch.slurm_manifest import FOLDER, durable
 from prefect_campaign.model.errors import CampaignError, Refused, Transient, Unknown
@@ -124,22 +124,26 @@ def read_trace(spec: AttemptSpec) -> Trace:
         stopped = os.path.lexists(stop)
         record, problem = take_record(run_dir, spec.token)
         with suppress(FileNotFoundError):
-            started_at = (run_dir / CLAIM_NAME / "pid").stat().st_mtime
             words = (run_dir / CLAIM_NAME / "job").read_text("ascii", "replace").split()
             owner = words[0] if words and words[0] != "-" else ""
+        with suppress(FileNotFoundError):
+            started_at = (run_dir / CLAIM_NAME / "pid").stat().st_mtime
         stopped = stopped or os.path.lexists(stop) or (record is not None and record.stopped)
     except OSError as error:
         return Trace(unread=f"{run_dir}: {error.strerror or error}")
-    end = None
-    if record is not None:
-        end = Observation(
-            "exited",
-            exit_code=record.exit_code,
-            signal=signal_of(record.exit_code),
-            started_at=started_at,
-            ended_at=max(record.ended_at, started_at or 0.0),
-        )
+    end = None if record is None else end_of(record, started_at)
     return Trace(end, stopped, owner, started_at, problem)
+
+
+def end_of(record: ExitRecord, started_at: float | None) -> Observation:
+    """The end that a record tells."""
+    return Observation(
+        "exited",
+        exit_code=record.exit_code,
+        signal=signal_of(record.exit_code),
+        started_at=started_at,
+        ended_at=max(record.ended_at, started_at or 0.0),
+    )
 
 
 def has_record(spec: AttemptSpec) -> bool:

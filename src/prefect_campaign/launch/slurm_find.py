@@ -7,7 +7,7 @@ from prefect_campaign.launch.slurm_files import RunDirs
 from prefect_campaign.launch.slurm_manifest import Entry, Manifest, Manifests
 from prefect_campaign.launch.slurm_scheduler import Scheduler
 from prefect_campaign.launch.slurm_submit import SLURM, handle_of
-from prefect_campaign.launch.slurm_view import id_text, split_id
+from prefect_campaign.launch.slurm_view import split_id
 from prefect_campaign.model.clock import Clock
 from prefect_campaign.model.errors import CampaignError, Unknown
 from prefect_campaign.model.records import AttemptSpec, Handle
@@ -27,8 +27,11 @@ class Found:
     """What a search came to."""
 
     handle: Handle | None
-    rest: tuple[str, ...] = ()
-    """Ids of further jobs of the same attempt, which must go."""
+    rest: tuple[Handle, ...] = ()
+    """Further jobs of the same attempt, which must go."""
+    unsettled: tuple[tuple[str, str], ...] = ()
+    """Manifest's key and the id that is its answer once the rest is gone: until then the rest is not to be forgotten.
+    """
 
 
 @dataclass(frozen=True)
@@ -63,23 +66,40 @@ class Finder:
         if trace.unread:
             raise Unknown(f"{spec.token}: {trace.unread}")
         if trace.claimed_by:
-            return Found(self._of_claim(spec, entries, trace.claimed_by))
+            return Found(self.holder(spec, trace.claimed_by))
         known = [entry for entry in entries if entry.manifest.job_id]
+        unsettled = []
         for entry in entries:
             if entry.manifest.job_id is None:
-                known += await self._looked_for(spec, entry)
+                more = await self._looked_for(spec, entry)
+                unsettled += [(one.manifest.key, one.manifest.job_id or "") for one in more[:1] if len(more) > 1]
+                known += more
         if not known:
             return Found(None)
-        first, *others = sorted(known, key=lambda entry: int(entry.manifest.job_id or 0))
-        rest = tuple(id_text(one.manifest.job_id or "", one.index) for one in others)
-        return Found(handle_of(self._name, first.manifest, first.manifest.job_id or "", first.index), rest)
+        known.sort(key=lambda entry: int(entry.manifest.job_id or 0))
+        first, *rest = (handle_of(self._name, one.manifest, one.manifest.job_id or "", one.index) for one in known)
+        return Found(first, tuple(rest), tuple(unsettled))
 
-    def _of_claim(self, spec: AttemptSpec, entries: list[Entry], claimed_by: str) -> Handle:
-        """The job that won the claim is the one, whatever else was submitted."""
+    def settle(self, spec: AttemptSpec, found: Found) -> None:
+        """The rest is gone."""
+        for key, base in found.unsettled:
+            self._manifests.answered(_runs_of(spec), key, base)
+
+    def holder(self, spec: AttemptSpec, claimed_by: str) -> Handle:
+        """The job that won the claim is the one, whatever else was submitted, and whatever was believed of it.
+
+        Raises:
+            Transient: the manifests cannot be read now.
+        """
         id_ = split_id(claimed_by)
         if id_ is not None:
+            entries = self._manifests.entries(spec.run_dir, spec.token, refused=True)
             fitting = [one for one in entries if one.index == id_.task and one.manifest.job_id in (None, id_.base)]
-            for entry in sorted(fitting, key=lambda one: one.manifest.job_id is None):
+            fitting.sort(key=lambda one: (one.manifest.job_id is None, one.manifest.refused))
+            if len(fitting) == 1 and fitting[0].manifest.job_id is None:
+                # So that the other tasks of its array are found, too.
+                self._manifests.answered(_runs_of(spec), fitting[0].manifest.key, id_.base)
+            for entry in fitting:
                 return handle_of(self._name, entry.manifest, id_.base, entry.index)
         detail = {"name": spec.token, "submitted_at": 0.0}
         return Handle(launcher=SLURM, host=self._name, job_id=claimed_by if id_ else "", detail=detail)
@@ -95,7 +115,8 @@ class Finder:
         bases = await self._shown(manifest)
         runs = _runs_of(spec)
         if bases:
-            self._manifests.answered(runs, manifest.key, bases[0])
+            if len(bases) == 1:
+                self._manifests.answered(runs, manifest.key, bases[0])
             return [_with_id(entry, base) for base in bases]
         since = now - manifest.submitted_at
         if since < GRACE_SECONDS:

@@ -77,8 +77,13 @@ class Manifests:
         """Where those of a folder of run dirs are."""
         return Path(runs) / FOLDER / self._cluster
 
-    def entries(self, run_dir: str, token: str) -> list[Entry]:
-        """Submissions of a token that were not refused, oldest first.
+    def entries(self, run_dir: str, token: str, *, refused: bool = False) -> list[Entry]:
+        """Submissions of a token, oldest first.
+
+        Args:
+            run_dir: of the attempt.
+            token: of the attempt.
+            refused: also those that are believed to have come to nothing.
 
         Raises:
             Transient: the folder cannot be read now.
@@ -93,7 +98,7 @@ class Manifests:
             raise Transient(f"{folder}: cannot be read: {error.strerror}") from error
         except ValueError as error:
             raise Transient(f"{error}; it says which jobs were submitted: restore it, or move it away") from error
-        return [entry for entry in known.entries.get(token, []) if not entry.manifest.refused]
+        return [entry for entry in known.entries.get(token, []) if refused or not entry.manifest.refused]
 
     def write(self, runs: str, manifest: Manifest) -> None:
         """Put a manifest on disk, to stay there whatever happens.

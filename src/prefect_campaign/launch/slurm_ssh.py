@@ -16,7 +16,7 @@ from prefect_campaign.launch.remote_paths import RemotePlace
 from prefect_campaign.launch.remote_shell import LIBRARY
 from prefect_campaign.launch.script import RECORD_NAME, SCRIPT_NAME
 from prefect_campaign.launch.slurm import SlurmLauncher
-from prefect_campaign.launch.slurm_files import LOG_TAIL, SharedRunDirs, Trace, log_folder, read_trace
+from prefect_campaign.launch.slurm_files import LOG_TAIL, SharedRunDirs, Trace, end_of, log_folder, read_trace
 from prefect_campaign.launch.slurm_programs import RemotePrograms
 from prefect_campaign.launch.slurm_settings import SlurmSettings
 from prefect_campaign.launch.ssh_code import CodeSync
@@ -153,26 +153,31 @@ class RemoteRunDirs:
             if not words or words[0] != "trace" or len(words) < 6:
                 found[spec.token] = Trace()
                 continue
-            _, owner, claimed_at, stop, recorded_at, record = words
-            content = bytes.fromhex(record[1:]) if record.startswith("x") else None
+            _, owner, claimed_at, stop, recorded_at, written = words
+            content = bytes.fromhex(written[1:]) if written.startswith("x") else None
             started_at = float(claimed_at) if claimed_at != "-" else None
             if content is not None and spec.token in missing and missing[spec.token].failed:
                 why = f"is over, but its files are not here yet: {missing[spec.token].why}"
                 found[spec.token] = Trace(unread=why)
                 continue
-            problem = ""
+            problem, record = "", None
             if content is not None:
                 try:
-                    parse_record(content, spec.token)
+                    record = parse_record(content, spec.token, float(recorded_at) if recorded_at != "-" else 0.0)
                 except ValueError as error:
                     problem = f"{place.run_dir(spec)}/{RECORD_NAME} {error}; set aside"
                     damaged.append(spec)
-            here = await asyncio.to_thread(
-                self._taken, spec, content, float(recorded_at) if recorded_at != "-" else None, stop == "stop"
-            )
+            stopped = stop == "stop" or (record is not None and record.stopped)
+            if stopped and not self._connection.host.is_shared(spec.run_dir):
+                # Never here: its scheduler may run the job again, and what is here would be believed for ever.
+                here = Trace(end_of(record, started_at) if record is not None else None)
+            else:
+                here = await asyncio.to_thread(
+                    self._taken, spec, content, float(recorded_at) if recorded_at != "-" else None
+                )
             found[spec.token] = replace(
                 here,
-                stopped=stop == "stop",
+                stopped=stopped or here.stopped,
                 claimed_by="" if owner == "-" else owner,
                 started_at=started_at,
                 end=replace(here.end, started_at=started_at) if here.end else None,
@@ -184,8 +189,8 @@ class RemoteRunDirs:
             await self._connection.read(set_aside_script(copied) or ":")
         return found
 
-    def _taken(self, spec: AttemptSpec, content: bytes | None, recorded_at: float | None, stopped: bool) -> Trace:
-        """The record as it is here after it was fetched; one that the scheduler may take back stays there."""
+    def _taken(self, spec: AttemptSpec, content: bytes | None, recorded_at: float | None) -> Trace:
+        """The record as it is here after it was fetched."""
         if self._connection.host.is_shared(spec.run_dir):
             return read_trace(spec)
         if content is not None:
@@ -193,10 +198,7 @@ class RemoteRunDirs:
                 put_record(spec, content, recorded_at)
             except OSError as error:
                 return Trace(unread=f"is over, but its record cannot be written here: {error}")
-        trace = read_trace(spec)
-        if stopped and trace.end is not None:
-            Path(spec.run_dir, RECORD_NAME).unlink(missing_ok=True)
-        return trace
+        return read_trace(spec)
 
     async def _put(self, scripts: Sequence[tuple[AttemptSpec, AttemptSpec, str]]) -> dict[str, CampaignError]:
         host = self._connection.host
