@@ -86,9 +86,10 @@ class CommandQueue(Block):
         examples=[{"Queued": "pending", "Active": "running", "Succeeded": "ended", "Error": "failed"}],
     )
     whole_pattern: str = Field(
-        default="", description="What every whole answer of status has in it, such as its heading. Without it an answer that "
+        default="",
+        description="What every whole answer of status has in it, such as its heading. Without it an answer that "
         "lists nothing is not believed.",
-        examples=["^TASK "]
+        examples=["^TASK "],
     )
     busy_pattern: str = Field(
         default="", description="What submit says if there is no room now; it is then tried again.", examples=["quota"]

@@ -1,7 +1,6 @@
 """A small Slurm: sbatch, squeue, sacct, scancel, scontrol and sinfo over one SQLite file, with faults on request.
 
-It runs jobs for real, as processes. Run as ``python slurm_shim.py FOLDER PROGRAM ARGUMENTS...``; `slurm_fake.py` puts
-the programs in place. It knows only what the product asks for, and fails on anything else.
+It runs jobs for real, and fails on anything that the product does not ask for. `slurm_fake.py` puts the programs in place.
 """
 
 import io

@@ -7,7 +7,7 @@ from prefect_campaign.launch.command_settings import CommandSettings, Row, read_
 from prefect_campaign.launch.command_template import Value
 from prefect_campaign.launch.queue_jobs import Entry, Listing, Run, Said
 from prefect_campaign.launch.script import SCRIPT_NAME, Scheduled, job_script
-from prefect_campaign.model.errors import CampaignError, Refused, Transient, Unknown
+from prefect_campaign.model.errors import CampaignError, NoRoom, Refused, Transient, Unknown
 from prefect_campaign.model.records import AttemptSpec
 
 COMMAND = "command"
@@ -63,7 +63,7 @@ class CommandScheduler:
         if said.code == 0:
             raise Unknown(f"{there.token}: {self._queue}: there is no id in {said.out.strip()!r:.200}; see id_pattern")
         if self._is_busy(said):
-            raise Transient(f"{there.token}: {self._queue}: {said.why}")
+            raise NoRoom(f"{there.token}: {self._queue}: {said.why}")
         if said.code < 0 or said.code in _CUT_OFF_CODES or _TIMED_OUT.search(said.why):
             raise Unknown(f"{there.token}: {self._queue}: submit was cut off ({said.why}); look for the job")
         raise Refused(f"{there.token}: {self._queue} refuses it: {said.why}")

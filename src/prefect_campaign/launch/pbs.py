@@ -16,7 +16,7 @@ from prefect_campaign.launch.pbs_qstat import (
 from prefect_campaign.launch.pbs_script import BATCH_NAME, PbsRequest, job_mark, job_name, pbs_files
 from prefect_campaign.launch.pbs_states import entry_of
 from prefect_campaign.launch.queue_jobs import Entry, Listing, Run, Said
-from prefect_campaign.model.errors import CampaignError, Refused, Transient, Unknown
+from prefect_campaign.model.errors import CampaignError, NoRoom, Refused, Transient, Unknown
 from prefect_campaign.model.records import AttemptSpec
 
 PBS = "pbs"
@@ -76,7 +76,9 @@ class PbsScheduler:
                 )
             if is_in_doubt(said):  # a server that is busy may list it later
                 raise Unknown(f"{there.token}: {self._queue}: qsub said {reason(said)!r}; look for the job")
-        if failure in ("away", "full"):
+        if failure == "full":
+            raise NoRoom(f"{there.token}: {self._queue}: {reason(said)}")
+        if failure == "away":
             raise Transient(f"{there.token}: {self._queue}: {reason(said)}")
         raise Refused(f"{there.token}: {self._queue} refuses it: {reason(said)}")
 

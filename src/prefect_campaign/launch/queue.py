@@ -25,7 +25,6 @@ AT_ONCE = 8
 
 LOG_NAME = "scheduler.log"
 """What the scheduler itself says of a job, in its run dir."""
-
 _LONGEST_LOG = 1 << 20
 _RECORD_SECONDS = 5.0
 """How often records are looked for where that costs no call."""
@@ -309,7 +308,7 @@ class QueueLauncher:
     async def _poll(self) -> None:
         while self._followed:
             try:
-                seen = await self.observe([(one.spec, one.handle) for one in self._followed.values()])
+                seen = await self.observe([(f.spec, f.handle) for f in self._followed.values()])
             except Exception:
                 log.exception("%s: its jobs could not be looked at", self._queue)
                 seen = {}
