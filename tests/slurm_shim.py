@@ -1,6 +1,6 @@
 """A small Slurm: sbatch, squeue, sacct, scancel, scontrol and sinfo over one SQLite file, with faults on request.
 
-It runs jobs for real, and fails on anything that the product does not ask for. `slurm_fake.py` puts the programs in place.
+It runs jobs for real, and fails on what the product does not ask for. `slurm_fake.py` puts the programs in place.
 """
 
 import io
