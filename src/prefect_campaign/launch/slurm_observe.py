@@ -1,7 +1,7 @@
 """What may be said of many jobs of one cluster: by one squeue, at most one sacct, and what the jobs left themselves."""
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 from prefect_campaign.launch.slurm_files import RunDirs, Trace, with_detail
@@ -58,12 +58,33 @@ class _Job:
 
 
 class Observer:
-    """Sees the jobs of one cluster. Silence changes nothing: in doubt, a job is what it was."""
+    """Sees the jobs of one cluster. Silence changes nothing: in doubt, a job is what it was.
 
-    def __init__(self, name: str, scheduler: Scheduler, files: RunDirs, clock: Clock, *, record_seconds: float) -> None:
+    Args:
+        name: of the cluster.
+        scheduler: asks it.
+        files: the run dirs.
+        clock: seconds since the epoch.
+        record_seconds: how long the record of a job that is over may take to appear.
+        holder: the handle of the job of an attempt that claimed its run dir with this id.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        scheduler: Scheduler,
+        files: RunDirs,
+        clock: Clock,
+        *,
+        record_seconds: float,
+        holder: Callable[[AttemptSpec, str], Handle],
+    ) -> None:
         self.cancelled: set[str] = set()
         """Tokens of jobs that were cancelled from here and seen to be gone: absence is what was asked for."""
+        self.holders: dict[str, Handle] = {}
+        """Token -> the job that was seen to hold its run dir, where that is another one than was asked for."""
         self._name = name
+        self._holder = holder
         self._scheduler = scheduler
         self._files = files
         self._clock = clock
@@ -100,10 +121,15 @@ class Observer:
             else:
                 others.append(job)
         traces = await self._files.traces([job.spec for job in others]) if others else {}
+        others, view, silence = await self._followed(others, rows, traces, view, silence, max_age)
         missing = []
         for job in others:
             token = job.spec.token
-            one = self._judged(job, rows[token], traces[token], view, silence)
+            row = rows[token]
+            if row is not None and row.state in WAITING:
+                found[token] = self._waiting(job, row)
+                continue
+            one = self._judged(job, row, traces[token], view, silence)
             if one is not None:
                 found[token] = one
             else:
@@ -118,10 +144,50 @@ class Observer:
                 found[job.spec.token] = await self._explained(job, one)
         return found
 
+    async def _followed(
+        self,
+        jobs: list[_Job],
+        rows: dict[str, Row | None],
+        traces: dict[str, Trace],
+        view: View | None,
+        silence: str,
+        max_age: float,
+    ) -> tuple[list[_Job], View | None, str]:
+        """The same, but in place of a job whose run dir another one holds, that one: of it the trace tells."""
+        held = {}
+        for job in jobs:
+            trace = traces[job.spec.token]
+            if trace.claimed_by in ("", job.id) or trace.unread or (trace.end is not None and not trace.stopped):
+                continue
+            try:
+                handle = self._holder(job.spec, trace.claimed_by)
+            except CampaignError as error:
+                traces[job.spec.token] = replace(trace, unread=str(error))
+                continue
+            other = self._job(job.spec, handle, {})
+            if other is None or other.id != trace.claimed_by:
+                why = f"{job.spec.run_dir} is held by {trace.claimed_by!r:.60}, not by job {job.id}"
+                traces[job.spec.token] = replace(trace, unread=why)
+                continue
+            held[job.spec.token] = other
+            if self.holders.get(job.spec.token) != handle:
+                self._doubts.pop(job.spec.token, None)  # they were about another job
+                self.holders[job.spec.token] = handle
+        names = {job.name for job in held.values()}
+        if view is not None and not view.covers(names):
+            try:
+                view = self._last = await self._scheduler.queue(names, max_age=max_age)
+            except CampaignError as error:
+                view, silence = None, str(error)
+        for token, job in held.items():
+            rows[token] = view.row(job.name, job.base, job.index) if view else None
+        return [held.get(job.spec.token, job) for job in jobs], view, silence
+
     def forget(self, token: str) -> None:
         """Nobody asks for it any more."""
         self._doubts.pop(token, None)
         self.cancelled.discard(token)
+        self.holders.pop(token, None)
 
     def _job(self, spec: AttemptSpec, handle: Handle, found: dict[str, Observation]) -> _Job | None:
         id_ = split_id(handle.job_id)
