@@ -50,7 +50,7 @@ class SlurmCluster(Block):
     prologue: list[str] = Field(
         default_factory=list,
         description="Lines of sh to run before an experiment starts; it fails if one of them fails.",
-        examples=[["source ~/venv/bin/activate"]],
+        examples=[[". ~/venv/bin/activate"]],
     )
     env: dict[str, str] = Field(default_factory=dict, description="Variables for experiments there. No secrets.")
     inherit_environment: bool = Field(

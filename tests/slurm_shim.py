@@ -139,8 +139,7 @@ class Slurm:
         options = parsed(argv, {"noheader", "all", "states", "user", "name", "format"})
         assert {"all", "user", "states"} <= options.keys(), argv
         names = options["name"].split(",") if "name" in options else None
-        old = time.time() - self.config["min_job_age"]
-        out = []
+        old, out = time.time() - self.config["min_job_age"], []
         for base, name, comment, is_array in self.db.execute(
             "select base, name, comment, is_array from arrays where not purged"
         ):

@@ -57,7 +57,7 @@ async def test_a_submission_that_came_to_nothing_is_believed_after_a_grace_and_a
     spec, launcher = spec_of("true"), new()
     with pytest.raises(Unknown):
         await launcher.submit(spec)
-    for seconds in (0, 60, 31):  # within the grace twice, then the first look after it
+    for seconds in (0, 200, 41):  # within the grace twice, then the first look after it
         clock.advance(seconds)
         with pytest.raises(Unknown):
             await launcher.find(spec)

@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -155,6 +156,27 @@ async def test_a_requeued_job_runs_again_and_only_its_last_end_counts(fake, new,
 def _sbatch(fake: FakeSlurm, spec: AttemptSpec) -> list[str]:
     options = "--job-name=other --output=/dev/null --chdir=/ --comment="
     return ["sh", "-c", f"printf '#!/bin/sh\\n' | {fake.bin}/sbatch {options}"]
+
+
+async def test_a_job_that_lost_the_claim_to_another_is_not_gone_while_that_one_runs(fake, new, clock, spec_of):
+    spec = spec_of("sleep", "60")
+    first = await new().submit(spec)
+    await see_as(new(), spec, first, "running")
+    (manifest,) = (Path(spec.run_dir).parents[1] / ".slurm" / "lab").glob("*.json")
+    manifest.with_suffix(".answer").write_text("none")  # it was handed over late, and another one meanwhile
+    launcher = new()
+    assert await launcher.find(spec) == first
+    fake.sql("insert into arrays select base + 1, name, comment, script, options, output, submitted, 0, 0 from arrays")
+    fake.sql("insert into tasks (base, task, state, code, ended) values (102, -1, 'FAILED', 75, 0)")
+    second = replace(first, job_id="102")
+    for _ in range(4):
+        seen = await see(launcher, spec, second)
+        assert seen.status == "running"
+        clock.advance(100)
+    await launcher.cancel(spec, second, grace_seconds=1)
+    seen = await see_as(launcher, spec, second, "exited")
+    assert seen.signal == 15
+    assert fake.sql("select state from tasks where base = 101") == [("CANCELLED",)]
 
 
 # -- cancelling -----------------------------------------------------------------------------------------------------

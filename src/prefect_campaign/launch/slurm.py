@@ -75,7 +75,14 @@ class SlurmLauncher:
         self._scheduler = Scheduler(settings.name, programs, clock)
         self._submitter = Submitter(settings, programs, self._scheduler, files, manifests, clock)
         self._finder = Finder(settings.name, self._scheduler, files, manifests, clock)
-        self._observer = Observer(settings.name, self._scheduler, files, clock, record_seconds=settings.record_seconds)
+        self._observer = Observer(
+            settings.name,
+            self._scheduler,
+            files,
+            clock,
+            record_seconds=settings.record_seconds,
+            holder=self._finder.holder,
+        )
         self._canceller = Canceller(settings.name, programs, self._scheduler, clock)
         self._absent: set[str] = set()
         """Tokens of which `find` could say that there is no job."""
@@ -152,6 +159,9 @@ class SlurmLauncher:
         Raises:
             Transient: Slurm cannot be asked, or the job is still there.
         """
+        holder = self._observer.holders.get(spec.token)
+        if holder is not None and holder.job_id != handle.job_id:
+            await self._end(f"{spec.token} (job {holder.job_id})", holder, grace_seconds)
         await self._end(spec.token, handle, grace_seconds)
         self._observer.cancelled.add(spec.token)
 

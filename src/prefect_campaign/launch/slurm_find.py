@@ -12,8 +12,8 @@ from prefect_campaign.model.clock import Clock
 from prefect_campaign.model.errors import CampaignError, Unknown
 from prefect_campaign.model.records import AttemptSpec, Handle
 
-GRACE_SECONDS = 90.0
-"""So long after a submission whose answer is not known, an absent job proves nothing: sbatch may still be trying."""
+GRACE_SECONDS = 240.0
+"""So long after a submission whose answer is not known, an absent job proves nothing: sbatch tries for 2 minutes."""
 APART_SECONDS = 5.0
 """Between the two looks after which a job is believed to be absent."""
 SHARED_SECONDS = 2.0

@@ -1,15 +1,16 @@
 """What may be said of many jobs of one cluster: by one squeue, at most one sacct, and what the jobs left themselves."""
 
 import re
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 
+from prefect_campaign.launch.slurm_doubt import Doubt, Job
 from prefect_campaign.launch.slurm_files import RunDirs, Trace, with_detail
 from prefect_campaign.launch.slurm_reasons import NEVER, pending_detail
 from prefect_campaign.launch.slurm_scheduler import Scheduler
 from prefect_campaign.launch.slurm_state import HELD, OVER, WAITING
 from prefect_campaign.launch.slurm_text import Row
-from prefect_campaign.launch.slurm_view import View, id_text, split_id
+from prefect_campaign.launch.slurm_view import View, split_id
 from prefect_campaign.model.clock import Clock
 from prefect_campaign.model.errors import CampaignError
 from prefect_campaign.model.records import AttemptSpec, Handle, Observation
@@ -17,58 +18,43 @@ from prefect_campaign.model.text import printable
 
 ABSENT_SECONDS = 60.0
 """So long a job is looked for that Slurm showed before, or should show."""
-_ACCOUNTS_AGAIN = 15.0
-"""Seconds until the accounts are asked again about the same job; the pause doubles."""
 _LONGEST_AGAIN = 600.0
 _MEMORY = re.compile(r"exceeded (step |job )?memory limit|oom[-_ ]kill", re.IGNORECASE)
 
 
-@dataclass(slots=True)
-class _Doubt:
-    """A job that is over, or not to be seen, but of which nothing final can be said yet."""
-
-    since: float
-    looks: int = 0
-    """Whole answers of squeue without it."""
-    serial: int = -1
-    """Number of the last of them."""
-    final: Row | None = None
-    """How it ended, as Slurm says."""
-    over_since: float | None = None
-    ask_at: float = 0.0
-    pause: float = _ACCOUNTS_AGAIN
-    accounts: str = ""
-    """Why the accounts say nothing; empty if they answered."""
-    alive: str = ""
-    """State in the accounts of a job that squeue does not show."""
-
-
-@dataclass(frozen=True)
-class _Job:
-    spec: AttemptSpec
-    handle: Handle
-    name: str
-    base: str
-    index: int | None
-    submitted_at: float
-
-    @property
-    def id(self) -> str:
-        return id_text(self.base, self.index)
-
-
 class Observer:
-    """Sees the jobs of one cluster. Silence changes nothing: in doubt, a job is what it was."""
+    """Sees the jobs of one cluster. Silence changes nothing: in doubt, a job is what it was.
 
-    def __init__(self, name: str, scheduler: Scheduler, files: RunDirs, clock: Clock, *, record_seconds: float) -> None:
+    Args:
+        name: of the cluster.
+        scheduler: asks it.
+        files: the run dirs.
+        clock: seconds since the epoch.
+        record_seconds: how long the record of a job that is over may take to appear.
+        holder: the handle of the job of an attempt that claimed its run dir with this id.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        scheduler: Scheduler,
+        files: RunDirs,
+        clock: Clock,
+        *,
+        record_seconds: float,
+        holder: Callable[[AttemptSpec, str], Handle],
+    ) -> None:
         self.cancelled: set[str] = set()
         """Tokens of jobs that were cancelled from here and seen to be gone: absence is what was asked for."""
+        self.holders: dict[str, Handle] = {}
+        """Token -> the job that was seen to hold its run dir, where that is another one than was asked for."""
         self._name = name
+        self._holder = holder
         self._scheduler = scheduler
         self._files = files
         self._clock = clock
         self._record_seconds = record_seconds
-        self._doubts: dict[str, _Doubt] = {}
+        self._doubts: dict[str, Doubt] = {}
         self._shown: dict[Row, Observation] = {}
         self._last: View | None = None
 
@@ -100,10 +86,15 @@ class Observer:
             else:
                 others.append(job)
         traces = await self._files.traces([job.spec for job in others]) if others else {}
+        others, view, silence = await self._followed(others, rows, traces, view, silence, max_age)
         missing = []
         for job in others:
             token = job.spec.token
-            one = self._judged(job, rows[token], traces[token], view, silence)
+            row = rows[token]
+            if row is not None and row.state in WAITING:
+                found[token] = self._waiting(job, row)
+                continue
+            one = self._judged(job, row, traces[token], view, silence)
             if one is not None:
                 found[token] = one
             else:
@@ -118,12 +109,52 @@ class Observer:
                 found[job.spec.token] = await self._explained(job, one)
         return found
 
+    async def _followed(
+        self,
+        jobs: list[Job],
+        rows: dict[str, Row | None],
+        traces: dict[str, Trace],
+        view: View | None,
+        silence: str,
+        max_age: float,
+    ) -> tuple[list[Job], View | None, str]:
+        """The same, but in place of a job whose run dir another one holds, that one: of it the trace tells."""
+        held = {}
+        for job in jobs:
+            trace = traces[job.spec.token]
+            if trace.claimed_by in ("", job.id) or trace.unread or (trace.end is not None and not trace.stopped):
+                continue
+            try:
+                handle = self._holder(job.spec, trace.claimed_by)
+            except CampaignError as error:
+                traces[job.spec.token] = replace(trace, unread=str(error))
+                continue
+            other = self._job(job.spec, handle, {})
+            if other is None or other.id != trace.claimed_by:
+                why = f"{job.spec.run_dir} is held by {trace.claimed_by!r:.60}, not by job {job.id}"
+                traces[job.spec.token] = replace(trace, unread=why)
+                continue
+            held[job.spec.token] = other
+            if self.holders.get(job.spec.token) != handle:
+                self._doubts.pop(job.spec.token, None)  # they were about another job
+                self.holders[job.spec.token] = handle
+        names = {job.name for job in held.values()}
+        if view is not None and not view.covers(names):
+            try:
+                view = self._last = await self._scheduler.queue(names, max_age=max_age)
+            except CampaignError as error:
+                view, silence = None, str(error)
+        for token, job in held.items():
+            rows[token] = view.row(job.name, job.base, job.index) if view else None
+        return [held.get(job.spec.token, job) for job in jobs], view, silence
+
     def forget(self, token: str) -> None:
         """Nobody asks for it any more."""
         self._doubts.pop(token, None)
         self.cancelled.discard(token)
+        self.holders.pop(token, None)
 
-    def _job(self, spec: AttemptSpec, handle: Handle, found: dict[str, Observation]) -> _Job | None:
+    def _job(self, spec: AttemptSpec, handle: Handle, found: dict[str, Observation]) -> Job | None:
         id_ = split_id(handle.job_id)
         name, at = handle.detail.get("name"), handle.detail.get("submitted_at")
         if handle.host != self._name:
@@ -132,9 +163,9 @@ class Observer:
         if id_ is None or not isinstance(name, str):
             found[spec.token] = Observation("unreachable", detail=f"its id {handle.job_id!r:.60} is none of Slurm's")
             return None
-        return _Job(spec, handle, name, id_.base, id_.task, float(at) if isinstance(at, int | float) else 0.0)
+        return Job(spec, handle, name, id_.base, id_.task, float(at) if isinstance(at, int | float) else 0.0)
 
-    def _waiting(self, job: _Job, row: Row) -> Observation:
+    def _waiting(self, job: Job, row: Row) -> Observation:
         self._doubts.pop(job.spec.token, None)
         grouped = row.id.tasks is not None
         if grouped and row in self._shown:
@@ -146,7 +177,7 @@ class Observer:
             self._shown[row] = seen
         return seen
 
-    def _judged(self, job: _Job, row: Row | None, trace: Trace, view: View | None, silence: str) -> Observation | None:
+    def _judged(self, job: Job, row: Row | None, trace: Trace, view: View | None, silence: str) -> Observation | None:
         """What is known without the accounts; None if they must be asked."""
         token, now = job.spec.token, self._clock()
         doubt = self._doubts.get(token)
@@ -164,7 +195,7 @@ class Observer:
         if row is None:
             if job.submitted_at >= view.asked_at and token not in self.cancelled:
                 return Observation("pending", detail="waits: was just handed over")
-            doubt = self._doubts.setdefault(token, _Doubt(now))
+            doubt = self._doubts.setdefault(token, Doubt(now))
             if doubt.serial != view.serial:
                 doubt.looks, doubt.serial = doubt.looks + 1, view.serial
             return None
@@ -179,12 +210,12 @@ class Observer:
             )
         return self._over(job, row, trace, now)
 
-    def _over(self, job: _Job, row: Row, trace: Trace, now: float) -> Observation:
+    def _over(self, job: Job, row: Row, trace: Trace, now: float) -> Observation:
         """Slurm says that the job is over for good."""
         if trace.end is not None:
             self._doubts.pop(job.spec.token, None)
             return with_detail(trace, scheduler_state=row.state, node=row.node)
-        doubt = self._doubts.setdefault(job.spec.token, _Doubt(now))
+        doubt = self._doubts.setdefault(job.spec.token, Doubt(now))
         doubt.final = row
         if doubt.over_since is None:
             doubt.over_since = now
@@ -202,7 +233,7 @@ class Observer:
             node=row.node,
         )
 
-    async def _explained(self, job: _Job, seen: Observation) -> Observation:
+    async def _explained(self, job: Job, seen: Observation) -> Observation:
         """With what Slurm wrote into the job's own log: why it could not be launched, or that memory ran out."""
         name = job.name if job.index is None else f"{job.name}-{job.index}"
         text = await self._files.said(job.spec, self._name, f"{name}.log")
@@ -213,7 +244,7 @@ class Observer:
         last = printable((memory or lines)[-1])[:200]
         return replace(seen, detail=f"{seen.detail}; {last}", oom_killed=seen.oom_killed or bool(memory))
 
-    async def _ask_accounts(self, missing: Sequence[_Job]) -> None:
+    async def _ask_accounts(self, missing: Sequence[Job]) -> None:
         """One sacct for all that are due."""
         now = self._clock()
         due = [job for job in missing if self._doubts[job.spec.token].ask_at <= now]
@@ -234,7 +265,7 @@ class Observer:
             if row is not None and row.state in OVER:
                 doubt.final = row
 
-    def _absent(self, job: _Job, trace: Trace) -> Observation:
+    def _absent(self, job: Job, trace: Trace) -> Observation:
         """What is said of a job that squeue does not show."""
         token, now = job.spec.token, self._clock()
         doubt = self._doubts[token]

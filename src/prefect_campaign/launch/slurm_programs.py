@@ -16,8 +16,9 @@ from prefect_campaign.model.errors import Refused, Transient, Unknown
 
 CALL_SECONDS = 45.0
 
+# Secrets of whoever hands jobs over are none of a job's business.
 # They change what the programs do or print; what a surrounding job says of itself must not reach another job.
-_FOREIGN = ("SBATCH_", "SQUEUE_", "SACCT_", "SCANCEL_", "SINFO_", "SLURM_")
+_FOREIGN = ("PREFECT_", "CAMPAIGN_LEDGER_URL", "SBATCH_", "SQUEUE_", "SACCT_", "SCANCEL_", "SINFO_", "SLURM_")
 _KEPT = ("SLURM_CONF", "SLURM_JWT", "SLURM_CONF_SERVER")
 # The whole list of an array's waiting tasks in one row, and messages in English.
 _SETTINGS = {"SLURM_BITSTR_LEN": "0", "LC_ALL": "C"}
