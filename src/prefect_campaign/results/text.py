@@ -9,7 +9,9 @@ DASH = "–"
 """Stands where there is no value."""
 
 # Only what would act as markup: "[lr=0.1]" and "64 -> 32" stay as they read.
-_MARKDOWN = re.compile(r"[\\`*|~]|\](?=[(\[:])|<|(?<!\w)_|_(?!\w)|^[>#]|^[+-](?=[\s-]|$)|&(?=#?\w+;)|^\d+(?=[.)])")
+_MARKDOWN = re.compile(
+    r"[\\`*|~]|\](?=[(\[:])|<|(?<![^\W_])_|_(?![^\W_])|^[>#]|^[+-](?=[\s-]|$)|&(?=#?\w+;)|^\d+(?=[.)])"
+)
 
 _CONTROL = re.compile(r"[\x00-\x08\x0e-\x1b\x7f-\x84\x86-\x9f]")
 """Control characters that are no white space."""
