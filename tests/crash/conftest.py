@@ -2,7 +2,7 @@
 
 import pytest
 
-pytest.register_assert_rewrite("crash.promises")
+pytest.register_assert_rewrite("crash.promises", "crash.gpu_promises", "crash.gpu_campaigns")
 
 from e2e.conftest import offline, prefect_server, world  # noqa: E402 - its assertions explain themselves
 

@@ -13,6 +13,7 @@ from prefect_campaign.engine.dispatcher import open_dispatcher
 from prefect_campaign.engine.export import export
 from prefect_campaign.engine.setting import Setting, register
 from prefect_campaign.launch.local import LocalLauncher
+from prefect_campaign.launch.protocol import Launcher
 from prefect_campaign.ledger import gates
 from prefect_campaign.ledger.experiments import open_stage
 from prefect_campaign.model.crash import crash_point
@@ -35,14 +36,14 @@ async def drive(spec: str) -> None:
     end(setting, CampaignStatus.COMPLETED, "")
 
 
-async def run_stage(setting: Setting, stage: str) -> None:
+async def run_stage(setting: Setting, stage: str, launcher: Launcher | None = None) -> None:
     """Open a stage and watch it to its end, unless it is over."""
     with setting.ledger.write() as connection:
         open_stage(connection, setting.row.id, stage, now=setting.ledger.clock())
     if all(ExperimentState(v.state).final for v in setting.views(stage)):
         return
     async with open_dispatcher(
-        setting.ledger, setting.home, setting.campaign, setting.row, stage, LocalLauncher()
+        setting.ledger, setting.home, setting.campaign, setting.row, stage, launcher or LocalLauncher()
     ) as dispatcher:
         await dispatcher.run()
 

@@ -11,7 +11,8 @@ afterwards meets this driver instead of the machine's own; `Driver.env` holds th
 Product code in this process meets it as well, as the driver is always asked by a worker process. Several "hosts" on
 one machine: one `Driver` each, made by the fixture `new_driver`, and its `env` for the host's processes.
 
-All changes are seen by the next call into the library, by whatever process.
+All changes are seen by the next call into the library, by whatever process. A process may take memory by itself, by
+appending a line to the file that ``FAKE_NVML`` names (`nvml.c`, ``job``); it has it until it is dead.
 """
 
 import os

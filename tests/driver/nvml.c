@@ -5,6 +5,7 @@
  *   cuda   NUMBER
  *   gpu    UUID NAME TOTAL_MIB USED_MIB UTILISATION TEMPERATURE ECC MIG MODE     (-1: not supported)
  *   proc   UUID PID USED_MIB KIND                                                (C, G or M; -1: not told)
+ *   job    UUID PID USED_MIB            (written by a process itself: its memory comes back as soon as it is dead)
  *   fault  UUID FUNCTION CODE           (UUID - : of the library; FUNCTION * : all; CODE hang, crash or a number)
  */
 #include <signal.h>
@@ -31,6 +32,17 @@ static int next(FILE *file, const char *kind, const char *uuid, char *line, char
         if (n && !strcmp(words[0], kind) && (!uuid || (n > 1 && !strcmp(words[1], uuid)))) return n;
     }
     return 0;
+}
+
+/* Whether a process runs; a zombie has given back all that it had. */
+static int lives(const char *pid) {
+    char path[64], state = 'X';
+    snprintf(path, sizeof path, "/proc/%s/stat", pid);
+    FILE *file = fopen(path, "r");
+    if (!file) return 0;
+    if (fscanf(file, "%*d (%*[^)]) %c", &state) != 1) state = 'X';
+    fclose(file);
+    return state != 'Z' && state != 'X';
 }
 
 static FILE *state(void) {
@@ -105,6 +117,12 @@ static int processes(const char *uuid, const char *function, char kind, unsigned
         }
         n++;
     }
+    if (file) rewind(file);
+    while (file && kind == 'C' && next(file, "job", uuid, line, words)) {
+        if (!lives(words[2])) continue;
+        if (n < room) out[n] = (process_t){(unsigned)atoll(words[2]), (unsigned long long)atoll(words[3]) << 20, ~0u, ~0u};
+        n++;
+    }
     if (file) fclose(file);
     *count = n;
     return n > room ? TOO_SMALL : OK;
@@ -174,6 +192,11 @@ int nvmlDeviceGetMemoryInfo(const char *gpu, memory_t *out) {
     long long total, used;
     int code = number(gpu, __func__, 3, &total);
     if (!code) code = number(gpu, __func__, 4, &used);
+    char line[LINE], *words[MAX_WORDS];
+    FILE *file = code ? NULL : state();
+    while (file && next(file, "job", gpu, line, words))
+        if (lives(words[2])) used += atoll(words[3]);
+    if (file) fclose(file);
     if (!code) *out = (memory_t){(unsigned long long)total << 20, (unsigned long long)(total - used) << 20,
                                  (unsigned long long)used << 20};
     return code;

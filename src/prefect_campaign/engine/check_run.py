@@ -10,6 +10,7 @@ from prefect_campaign.launch.protocol import Launcher
 from prefect_campaign.ledger import host_checks
 from prefect_campaign.ledger.host_checks import CheckRow
 from prefect_campaign.ledger.leases import Claim
+from prefect_campaign.model.crash import crash_point
 from prefect_campaign.model.errors import Refused, Transient, Unknown
 from prefect_campaign.model.records import AttemptSpec, Handle, Observation
 
@@ -69,6 +70,7 @@ class CheckRun:
                 spec, lease = give(connection)
                 told = {"step": step, "launcher": self._name, "spec": vars(spec)}
                 self.row = host_checks.begin_job(connection, self.row, told, lease, self._hold.now())
+            crash_point("check_job_recorded")
         else:
             spec = spec_from(job["spec"])
         handle = handle_of(self.row)
@@ -76,6 +78,7 @@ class CheckRun:
             handle = await self._started(spec, look_first=began)
             with self._hold.write() as connection:
                 self.row = host_checks.job_started(connection, self.row, vars(handle))
+            crash_point("check_job_submitted")
         return spec, await self._end_of(spec, handle)
 
     async def clear(self) -> None:
@@ -108,7 +111,9 @@ class CheckRun:
         while True:
             seen = (await self._launcher.observe([(spec, handle)]))[spec.token]
             if seen.status in ("exited", "gone"):
+                crash_point("check_exit_seen")
                 self._over()
+                crash_point("check_job_closed")
                 return seen
             if self._needless():
                 await self.clear()

@@ -21,6 +21,7 @@ from prefect_campaign.ledger import host_checks, leases
 from prefect_campaign.ledger.campaigns import CampaignRow
 from prefect_campaign.ledger.host_checks import CHECKING, FAILED, READY, CheckRow
 from prefect_campaign.ledger.location import Home
+from prefect_campaign.model.crash import crash_point
 from prefect_campaign.model.devices import HostView
 from prefect_campaign.model.errors import Refused, Transient, Unknown
 from prefect_campaign.model.records import AttemptSpec, Evidence, ExperimentView, Observation
@@ -218,6 +219,7 @@ class HostCheck:
                         now=self._hold.now(),
                         alive=identity_alive,
                     )
+                crash_point("check_claimed")
                 if row.state != CHECKING or row.campaign_id == self._hold.campaign_id:
                     return row
                 self.doing = "is checked by another campaign"
@@ -229,7 +231,9 @@ class HostCheck:
 
     def _concluded(self, run: CheckRun, state: str) -> CheckRow:
         with self._hold.write() as connection:
-            return host_checks.conclude(connection, run.row, state, self._steps, self._hold.now())
+            row = host_checks.conclude(connection, run.row, state, self._steps, self._hold.now())
+        crash_point("check_concluded")
+        return row
 
     # -- small things -------------------------------------------------------------------------------------------
 

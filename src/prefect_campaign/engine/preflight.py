@@ -12,6 +12,7 @@ from prefect_campaign.engine.hold import Hold
 from prefect_campaign.engine.hosts import Hosts, run_key
 from prefect_campaign.ledger import alerts, leases
 from prefect_campaign.ledger.alerts import ANYWAY, ELSEWHERE, STOP
+from prefect_campaign.model.crash import crash_point
 from prefect_campaign.model.devices import Gpu, HostView
 from prefect_campaign.model.records import AttemptSpec
 
@@ -139,12 +140,15 @@ class Preflight:
             taken = leases.held(connection, [one.spec.host])
         one.busy = _busy(one.spec, seen[1], taken)
         answer = self._answer(one) if one.asked_at is not None else None
+        if answer is not None:
+            crash_point("answer_taken")
         if answer == STOP:  # whatever has become of the GPU since then
             return Verdict(one.spec, "stop", "; ".join(filter(None, (one.busy, "stopped by a person"))))
         if one.spec.token not in {lease.token for lease in taken}:
             return Verdict(one.spec, "elsewhere", "its GPUs were given to others")
         if not one.busy:
             return Verdict(one.spec, "start")
+        crash_point("gpu_found_busy")
         one.next_look = now + POLL_SECONDS
         if self._elsewhere(one.spec):  # nobody need wait, nor be asked
             return Verdict(one.spec, "elsewhere", f"{one.busy}; another GPU is taken")
@@ -169,6 +173,7 @@ class Preflight:
                 choices=(ANYWAY, ELSEWHERE, STOP),
                 now=now,
             )
+        crash_point("alert_raised")
 
     def _answer(self, one: Waiting) -> str | None:
         with self._hold.ledger.read() as connection:

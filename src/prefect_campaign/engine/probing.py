@@ -22,6 +22,7 @@ from prefect_campaign.ledger.campaigns import CampaignRow
 from prefect_campaign.ledger.leases import Claim
 from prefect_campaign.ledger.location import Home
 from prefect_campaign.ledger.reading import Reader
+from prefect_campaign.model.crash import crash_point
 from prefect_campaign.model.errors import Fenced, Refused, Transient
 from prefect_campaign.model.ids import digest, token
 from prefect_campaign.model.records import AttemptSpec, ExperimentView, Handle
@@ -160,17 +161,15 @@ class Prober:
                     self._results[key] = row["data"]["peak"]
         for one in left.values():
             one.stop = stop or ("" if one.campaign_id == self._row.id else "its round is over")
-        self._begun += left.values()
-        self.step()
+            self._go_on(one)
 
     def step(self) -> None:
         """Start what was begun."""
-        for one in self._begun:
-            self._open[one.key] = one
-            task = asyncio.create_task(self._run(one))
-            self._tasks.add(task)
-            task.add_done_callback(self._tasks.discard)
-        self._begun = []
+        begun, self._begun = self._begun, []
+        if begun:
+            crash_point("probe_recorded")
+        for one in begun:
+            self._go_on(one)
 
     async def settle(self) -> None:
         """Wait until the jobs of all probes run, or are known not to be able to run yet."""
@@ -187,6 +186,12 @@ class Prober:
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
+
+    def _go_on(self, one: Probe) -> None:
+        self._open[one.key] = one
+        task = asyncio.create_task(self._run(one))
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
 
     # -- one probe ----------------------------------------------------------------------------------------------
 
@@ -257,8 +262,10 @@ class Prober:
             data = {"key": one.key, "token": one.spec.token, "peak": most}
             with self._hold.write() as connection:
                 probes.seen(connection, one.campaign_id, one.exp_id, data, self._hold.now())
+            crash_point("probe_peak_recorded")
 
     async def _end(self, one: Probe, failure: str) -> None:
+        crash_point("probe_exit_seen")
         failure = failure or ("" if one.peak else "was never seen on a GPU")
         peak = None if failure else one.peak
         why = f"probe: {failure}; the next best source is taken" if failure else f"probe: {peak} MiB"
@@ -274,6 +281,7 @@ class Prober:
             except Transient as error:
                 log.warning("%s: its end cannot be recorded now: %s", one.spec.token, error)
                 await asyncio.sleep(FAR_SECONDS)
+        crash_point("probe_ended")
         if not stopped:
             self._results[one.key] = peak
         del self._open[one.key]

@@ -138,6 +138,7 @@ class Starter:
                 if spec.token in self._verdicts:
                     self._preflight.settle_alert(connection, spec, self._verdicts[spec.token])
         self._verdicts.clear()
+        crash_point("launch_given_up")
         written, self._unlaunched = self._unlaunched, []
         for spec, outcome in written:
             self._batch.ended(spec, outcome)

@@ -17,6 +17,7 @@ from shlex import quote
 from prefect_campaign.launch.remote import read_words, unhex
 from prefect_campaign.launch.ssh_connection import Connection
 from prefect_campaign.launch.ssh_errors import remote_failure
+from prefect_campaign.model.crash import crash_point
 from prefect_campaign.model.errors import Refused, Transient
 
 MOST_FILES = 50_000
@@ -106,6 +107,7 @@ class CodeSync:
         # By content: two states of a file may have one size and one second of change.
         options = ["-p", "--checksum", *(f"--copy-dest=../{name}" for name in said[1:2])]
         left = await self._connection.rsync(options, f"{workdir}/", f"h:{code}/.new-{state.digest}/", state.names)
+        crash_point("code_copied")
         after = await asyncio.to_thread(code_state, Path(workdir), Path(run_dir), self._hashes)
         if after != state:
             return False
@@ -114,6 +116,7 @@ class CodeSync:
         taken = read_words(await self._connection.act(f"{_PREPARE}pc_take {words}"), first=("there", "missing"))
         if taken[0] != "there":
             raise Transient(f"host {host.name}: {code}/{state.digest} could not be put in place; try again")
+        crash_point("code_placed")
         return True
 
 

@@ -8,6 +8,7 @@ from prefect_campaign.launch.remote_paths import RemotePlace
 from prefect_campaign.launch.ssh_connection import Connection
 from prefect_campaign.launch.ssh_mirror import Missing, local_end, mirror, put_record, started
 from prefect_campaign.model.clock import Clock, system_clock
+from prefect_campaign.model.crash import crash_point
 from prefect_campaign.model.errors import CampaignError, Transient
 from prefect_campaign.model.records import AttemptSpec, Handle, Observation
 
@@ -100,6 +101,8 @@ async def _look(
     if again:
         missing = {token: why for token, why in missing.items() if token not in {spec.token for spec in again}}
         missing |= await mirror(connection, place, again, final=True)
+    if over:
+        crash_point("files_copied")
     damaged = []
     for one, state in pairs:
         if state is None:
