@@ -143,6 +143,8 @@ class QueueLauncher:
         listed = await self._scheduler.find(spec.token, await self._place.run_dir(spec))
         found = sorted(listed, key=lambda one: first_number(one.job_id))
         live = [one.job_id for one in found if one.status != "ended"]
+        if found and not live and trace.started_at is None:  # it may have begun and ended between the two looks
+            trace = (await self._place.traces([spec]))[spec.token]
         if live or (found and trace.started_at is not None):  # an ended one that claimed nothing was never ours to see
             first, *rest = live or [found[0].job_id]
             if rest and not self._scheduler.marks:
