@@ -18,9 +18,9 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from prefect_campaign.launch.slurm import SlurmLauncher
-from prefect_campaign.launch.slurm_programs import LocalPrograms, Said
-from prefect_campaign.launch.slurm_settings import SlurmSettings
+from prefect_campaign.launch.slurm.launcher import SlurmLauncher
+from prefect_campaign.launch.slurm.programs import LocalPrograms, Said
+from prefect_campaign.launch.slurm.settings import SlurmSettings
 from prefect_campaign.model.records import AttemptSpec, Handle
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))

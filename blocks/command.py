@@ -6,12 +6,12 @@ from prefect.blocks.core import Block
 from pydantic import Field, model_validator
 
 from prefect_campaign.blocks.ssh import SshMachine
-from prefect_campaign.launch.command import CommandScheduler
-from prefect_campaign.launch.command_settings import MEANINGS, CommandSettings
-from prefect_campaign.launch.queue import QueueLauncher
-from prefect_campaign.launch.queue_away import place_of
-from prefect_campaign.launch.queue_judge import Patience
-from prefect_campaign.launch.queue_place import Place
+from prefect_campaign.launch.command.scheduler import CommandScheduler
+from prefect_campaign.launch.command.settings import MEANINGS, CommandSettings
+from prefect_campaign.launch.queue.away import place_of
+from prefect_campaign.launch.queue.judge import Patience
+from prefect_campaign.launch.queue.launcher import QueueLauncher
+from prefect_campaign.launch.queue.place import Place
 from prefect_campaign.model.errors import Refused
 
 

@@ -7,8 +7,8 @@ from prefect.blocks.core import Block
 from prefect_docker.host import DockerHost
 from pydantic import Field, field_validator
 
-from prefect_campaign.launch.docker import DockerLauncher
-from prefect_campaign.launch.docker_settings import OPEN_FILES, PIDS, SHM_MB, STOP_SECONDS, DockerSettings
+from prefect_campaign.launch.docker.launcher import DockerLauncher
+from prefect_campaign.launch.docker.settings import OPEN_FILES, PIDS, SHM_MB, STOP_SECONDS, DockerSettings
 from prefect_campaign.launch.process import host_name
 from prefect_campaign.model.errors import Refused
 

@@ -6,11 +6,11 @@ from prefect.blocks.core import Block
 from pydantic import Field, model_validator
 
 from prefect_campaign.blocks.ssh import SshMachine
-from prefect_campaign.launch.pbs import PbsScheduler
-from prefect_campaign.launch.pbs_script import PbsRequest
-from prefect_campaign.launch.queue import QueueLauncher
-from prefect_campaign.launch.queue_away import place_of
-from prefect_campaign.launch.queue_place import Place
+from prefect_campaign.launch.pbs.scheduler import PbsScheduler
+from prefect_campaign.launch.pbs.script import PbsRequest
+from prefect_campaign.launch.queue.away import place_of
+from prefect_campaign.launch.queue.launcher import QueueLauncher
+from prefect_campaign.launch.queue.place import Place
 from prefect_campaign.model.errors import Refused
 
 

@@ -4,9 +4,9 @@ from prefect.blocks.core import Block
 from pydantic import Field
 
 from prefect_campaign.blocks.ssh import SshMachine
-from prefect_campaign.launch.slurm import SlurmLauncher
-from prefect_campaign.launch.slurm_settings import GpuRequest, SlurmSettings
-from prefect_campaign.launch.slurm_ssh import launcher_through
+from prefect_campaign.launch.slurm.launcher import SlurmLauncher
+from prefect_campaign.launch.slurm.settings import GpuRequest, SlurmSettings
+from prefect_campaign.launch.slurm.ssh import launcher_through
 
 
 class SlurmCluster(Block):

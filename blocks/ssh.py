@@ -3,8 +3,8 @@
 from prefect.blocks.core import Block
 from pydantic import Field
 
-from prefect_campaign.launch.ssh import SshLauncher
-from prefect_campaign.launch.ssh_host import SshHost
+from prefect_campaign.launch.ssh.host import SshHost
+from prefect_campaign.launch.ssh.launcher import SshLauncher
 
 
 class SshMachine(Block):

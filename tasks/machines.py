@@ -5,8 +5,8 @@ from typing import Protocol, cast
 
 from prefect.blocks.core import Block
 
-from prefect_campaign.launch.docker import DockerLauncher
-from prefect_campaign.launch.docker_settings import Scope
+from prefect_campaign.launch.docker.launcher import DockerLauncher
+from prefect_campaign.launch.docker.settings import Scope
 from prefect_campaign.launch.either import Either
 from prefect_campaign.launch.fleet import Fleet
 from prefect_campaign.launch.local import LocalLauncher

@@ -4,7 +4,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from prefect_campaign.launch.command_settings import CommandSettings
+from prefect_campaign.launch.command.settings import CommandSettings
 
 PROGRAM = Path(__file__).with_name("acme.py")
 

@@ -9,8 +9,8 @@ from typing import Any
 import docker
 from docker.errors import DockerException
 
-from prefect_campaign.launch.docker import DockerLauncher
-from prefect_campaign.launch.docker_settings import DockerSettings
+from prefect_campaign.launch.docker.launcher import DockerLauncher
+from prefect_campaign.launch.docker.settings import DockerSettings
 
 BUSYBOX = "campaign-test/busybox:latest"
 

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from programs import needed
 
-from prefect_campaign.launch.ssh_host import SshHost
+from prefect_campaign.launch.ssh.host import SshHost
 
 
 class Sshd:

@@ -9,7 +9,7 @@ from contract.launchers import PATIENCE, make_spec, see
 from ends import ended
 from ssh_rig import Sshd
 
-from prefect_campaign.launch.ssh import SshLauncher
+from prefect_campaign.launch.ssh.launcher import SshLauncher
 from prefect_campaign.model.records import AttemptSpec, Observation
 
 POLL = 0.02

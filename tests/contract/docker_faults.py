@@ -8,7 +8,7 @@ from typing import Any
 from contract.launchers import PATIENCE, see
 from ends import ended
 
-from prefect_campaign.launch.docker import DockerLauncher
+from prefect_campaign.launch.docker.launcher import DockerLauncher
 from prefect_campaign.model.records import AttemptSpec
 
 RUNS = "echo run >>runs; until [ -e go ]; do sleep 0.01; done; exit 4"

@@ -4,8 +4,8 @@ import os
 import pwd
 import re
 
-from prefect_campaign.launch.inventory import GpuReader
-from prefect_campaign.launch.nvml import Reading
+from prefect_campaign.launch.gpus.inventory import GpuReader
+from prefect_campaign.launch.gpus.nvml import Reading
 
 UUID = re.compile(r"GPU-[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 

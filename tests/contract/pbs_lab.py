@@ -7,10 +7,10 @@ import pytest
 from contract.launchers import make_spec, wait_until
 from pbs_rig import FakePbs
 
-from prefect_campaign.launch.pbs import PbsScheduler
-from prefect_campaign.launch.pbs_script import PbsRequest
-from prefect_campaign.launch.queue import QueueLauncher
-from prefect_campaign.launch.queue_place import Here
+from prefect_campaign.launch.pbs.scheduler import PbsScheduler
+from prefect_campaign.launch.pbs.script import PbsRequest
+from prefect_campaign.launch.queue.launcher import QueueLauncher
+from prefect_campaign.launch.queue.place import Here
 
 PROGRAMS = ("qsub", "qstat", "qdel", "qselect")
 

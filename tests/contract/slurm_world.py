@@ -8,8 +8,8 @@ from conftest import FakeClock
 from contract.launchers import make_spec
 from slurm_fake import FakeSlurm
 
-from prefect_campaign.launch.slurm import SlurmLauncher
-from prefect_campaign.launch.slurm_settings import SlurmSettings
+from prefect_campaign.launch.slurm.launcher import SlurmLauncher
+from prefect_campaign.launch.slurm.settings import SlurmSettings
 from prefect_campaign.model.records import AttemptSpec
 
 NO_ANSWER = "sbatch: error: Batch job submission failed: Socket timed out on send/recv operation\n"

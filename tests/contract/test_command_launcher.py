@@ -6,10 +6,10 @@ import pytest
 from acme_rig import Acme, description
 from contract.scheduler_contract import SchedulerContract
 
-from prefect_campaign.launch.command import CommandScheduler
-from prefect_campaign.launch.queue import QueueLauncher
-from prefect_campaign.launch.queue_judge import Patience
-from prefect_campaign.launch.queue_place import Here
+from prefect_campaign.launch.command.scheduler import CommandScheduler
+from prefect_campaign.launch.queue.judge import Patience
+from prefect_campaign.launch.queue.launcher import QueueLauncher
+from prefect_campaign.launch.queue.place import Here
 
 POLL = 0.02
 

@@ -8,11 +8,11 @@ import pytest
 from acme_rig import Acme, description
 from contract.launchers import PATIENCE, make_spec, see, wait_until
 
-from prefect_campaign.launch.command import CommandScheduler
-from prefect_campaign.launch.queue import QueueLauncher
-from prefect_campaign.launch.queue_judge import Patience
-from prefect_campaign.launch.queue_note import read_note
-from prefect_campaign.launch.queue_place import Here
+from prefect_campaign.launch.command.scheduler import CommandScheduler
+from prefect_campaign.launch.queue.judge import Patience
+from prefect_campaign.launch.queue.launcher import QueueLauncher
+from prefect_campaign.launch.queue.note import read_note
+from prefect_campaign.launch.queue.place import Here
 from prefect_campaign.model.errors import Refused, Transient, Unknown
 
 

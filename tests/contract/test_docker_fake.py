@@ -7,7 +7,7 @@ from contract.launcher_contract import LauncherContract
 from docker_lab import Lab
 from fake_docker import FakeEngine
 
-from prefect_campaign.launch.docker import DockerLauncher
+from prefect_campaign.launch.docker.launcher import DockerLauncher
 from prefect_campaign.launch.either import Either
 from prefect_campaign.launch.local import LocalLauncher
 

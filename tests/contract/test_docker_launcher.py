@@ -8,7 +8,7 @@ from contract.launcher_contract import LauncherContract
 from docker_lab import Lab, processes_inside
 from rig_fixtures import DockerRig
 
-from prefect_campaign.launch.docker import DockerLauncher
+from prefect_campaign.launch.docker.launcher import DockerLauncher
 from prefect_campaign.model.records import AttemptSpec
 
 

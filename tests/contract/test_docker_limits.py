@@ -12,9 +12,9 @@ from contract.launchers import PATIENCE, make_spec, run_to_end, see, wait_until
 from docker_lab import Lab
 from ends import ended
 
-from prefect_campaign.launch.docker import DockerLauncher
-from prefect_campaign.launch.docker_secrets import secrets_folder
-from prefect_campaign.launch.docker_settings import Scope
+from prefect_campaign.launch.docker.launcher import DockerLauncher
+from prefect_campaign.launch.docker.secrets import secrets_folder
+from prefect_campaign.launch.docker.settings import Scope
 from prefect_campaign.model.errors import Refused
 from prefect_campaign.model.records import AttemptSpec
 

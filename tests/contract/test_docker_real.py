@@ -14,7 +14,7 @@ from docker_lab import Lab, processes_inside
 from ends import ended
 from rig_fixtures import DockerRig
 
-from prefect_campaign.launch.docker_settings import Scope
+from prefect_campaign.launch.docker.settings import Scope
 from prefect_campaign.model.errors import Refused, Transient
 from prefect_campaign.model.records import AttemptSpec
 

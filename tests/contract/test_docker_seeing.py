@@ -10,9 +10,9 @@ from contract.launchers import PATIENCE, make_spec, see, wait_until
 from docker_lab import Lab
 from ends import ended
 
-from prefect_campaign.launch.docker import DockerLauncher
-from prefect_campaign.launch.docker_container import CAMPAIGN, LEDGER, TOKEN
-from prefect_campaign.launch.docker_settings import Scope
+from prefect_campaign.launch.docker.container import CAMPAIGN, LEDGER, TOKEN
+from prefect_campaign.launch.docker.launcher import DockerLauncher
+from prefect_campaign.launch.docker.settings import Scope
 from prefect_campaign.model.errors import Transient
 from prefect_campaign.model.records import AttemptSpec
 

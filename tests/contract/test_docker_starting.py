@@ -11,8 +11,8 @@ from contract.docker_faults import RUNS, container_json, go_on, runs
 from contract.launchers import make_spec, see, wait_until
 from docker_lab import Lab
 
-from prefect_campaign.launch import docker as launching
-from prefect_campaign.launch.docker import DockerLauncher
+from prefect_campaign.launch.docker import launcher as launching
+from prefect_campaign.launch.docker.launcher import DockerLauncher
 from prefect_campaign.model.errors import Refused, Transient, Unknown
 from prefect_campaign.model.records import AttemptSpec
 

@@ -8,7 +8,7 @@ import pytest
 from contract.gpus import GpuContract
 from driver import Driver, gpus
 
-from prefect_campaign.launch.inventory import GpuReader
+from prefect_campaign.launch.gpus.inventory import GpuReader
 
 
 class TestFakeGpus(GpuContract):

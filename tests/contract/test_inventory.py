@@ -11,10 +11,10 @@ from collections.abc import Iterator
 import pytest
 from driver import CRASH, DRIVER_NOT_LOADED, MISMATCH, NO_PERMISSION, UNKNOWN, Driver, gpus, uuid_of
 
-from prefect_campaign.launch import inventory
-from prefect_campaign.launch.inventory import GpuReader
+from prefect_campaign.launch.gpus import inventory
+from prefect_campaign.launch.gpus.inventory import GpuReader
+from prefect_campaign.launch.gpus.nvml import DRIVER_DEVICE, Reading
 from prefect_campaign.launch.local import LocalLauncher
-from prefect_campaign.launch.nvml import DRIVER_DEVICE, Reading
 
 
 @pytest.fixture
@@ -129,7 +129,7 @@ def test_the_worker_ends_with_its_owner_also_while_the_driver_hangs(driver, hang
     if hangs:
         driver.hang()
     code = (
-        "import os, signal\nfrom prefect_campaign.launch.inventory import GpuReader\n"
+        "import os, signal\nfrom prefect_campaign.launch.gpus.inventory import GpuReader\n"
         f"reader = GpuReader(limit={0.1 if hangs else 30})\nreader.read()\n"
         "print(reader._worker.process.pid, flush=True)\nos.kill(os.getpid(), signal.SIGKILL)\n"
     )

@@ -14,7 +14,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from prefect_campaign.launch.script import DUPLICATE_EXIT, Scheduled, job_environment, job_script
-from prefect_campaign.launch.slurm_files import read_trace
+from prefect_campaign.launch.slurm.files import read_trace
 from prefect_campaign.model.errors import Refused
 
 QUEUED = Scheduled("${TEST_JOB:-}", "${TEST_TRY:-0}")

@@ -21,7 +21,7 @@ from driver import (
     uuid_of,
 )
 
-from prefect_campaign.launch.inventory import GpuReader
+from prefect_campaign.launch.gpus.inventory import GpuReader
 
 
 @pytest.fixture

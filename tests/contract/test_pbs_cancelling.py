@@ -9,7 +9,7 @@ import pytest
 from contract.launchers import see
 from contract.pbs_lab import clock, launcher, new_launcher, pbs, run_and_note, spec_of
 
-from prefect_campaign.launch.pbs_script import job_name
+from prefect_campaign.launch.pbs.script import job_name
 from prefect_campaign.model.errors import Transient
 from prefect_campaign.model.records import Handle
 

@@ -8,11 +8,11 @@ from contract.launchers import make_spec
 from contract.scheduler_contract import SchedulerContract
 from pbs_rig import FakePbs
 
-from prefect_campaign.launch.pbs import PbsScheduler
-from prefect_campaign.launch.pbs_script import PbsRequest, pbs_files
-from prefect_campaign.launch.queue import QueueLauncher
-from prefect_campaign.launch.queue_judge import Patience
-from prefect_campaign.launch.queue_place import Here
+from prefect_campaign.launch.pbs.scheduler import PbsScheduler
+from prefect_campaign.launch.pbs.script import PbsRequest, pbs_files
+from prefect_campaign.launch.queue.judge import Patience
+from prefect_campaign.launch.queue.launcher import QueueLauncher
+from prefect_campaign.launch.queue.place import Here
 
 POLL = 0.02
 

@@ -10,11 +10,11 @@ from ends import ended
 from pbs_rig import FakePbs
 from ssh_rig import Sshd, running
 
-from prefect_campaign.launch.pbs import PbsScheduler
-from prefect_campaign.launch.pbs_script import PbsRequest
-from prefect_campaign.launch.queue import QueueLauncher
-from prefect_campaign.launch.queue_away import place_of
-from prefect_campaign.launch.queue_judge import Patience
+from prefect_campaign.launch.pbs.scheduler import PbsScheduler
+from prefect_campaign.launch.pbs.script import PbsRequest
+from prefect_campaign.launch.queue.away import place_of
+from prefect_campaign.launch.queue.judge import Patience
+from prefect_campaign.launch.queue.launcher import QueueLauncher
 from prefect_campaign.model.errors import Refused, Transient, Unknown
 
 

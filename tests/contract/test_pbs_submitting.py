@@ -8,7 +8,7 @@ from contract.launchers import PATIENCE, make_spec, see, wait_until
 from contract.pbs_lab import clock, launcher, new_launcher, pbs, spec_of
 from ends import ended
 
-from prefect_campaign.launch.queue_note import read_note
+from prefect_campaign.launch.queue.note import read_note
 from prefect_campaign.model.errors import Refused, Transient, Unknown
 
 FIXTURES = (clock, launcher, new_launcher, pbs, spec_of)
@@ -40,7 +40,7 @@ async def test_an_answer_that_is_lost_with_the_server_is_unknown_until_it_is_bac
 
 
 async def test_a_qsub_that_hangs_after_acceptance_is_unknown_and_then_found(pbs, new_launcher, spec_of, monkeypatch):
-    monkeypatch.setattr("prefect_campaign.launch.pbs._SECONDS", 1.0)
+    monkeypatch.setattr("prefect_campaign.launch.pbs.scheduler._SECONDS", 1.0)
     pbs.fail("lost", "hang")
     spec = spec_of("true")
     with pytest.raises(Unknown, match="did not end within"):

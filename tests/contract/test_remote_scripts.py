@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 from contract.launchers import make_spec
 
-from prefect_campaign.launch import remote
 from prefect_campaign.launch.process import Process
+from prefect_campaign.launch.ssh import remote
 
 
 @pytest.mark.parametrize("shell", ["dash", "bash"])

@@ -7,8 +7,8 @@ from pathlib import Path
 
 from contract.launchers import make_spec
 
-from prefect_campaign.launch.remote import start_script
 from prefect_campaign.launch.script import job_script
+from prefect_campaign.launch.ssh.remote import start_script
 
 STARTS = 6
 

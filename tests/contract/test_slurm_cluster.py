@@ -9,10 +9,10 @@ import pytest
 from contract.launchers import make_spec, see, wait_until
 from contract.queue_contract import see_as
 
-from prefect_campaign.launch import slurm_find
-from prefect_campaign.launch.slurm import SlurmLauncher
-from prefect_campaign.launch.slurm_reasons import NEVER
-from prefect_campaign.launch.slurm_settings import SlurmSettings
+from prefect_campaign.launch.slurm import find as slurm_find
+from prefect_campaign.launch.slurm.launcher import SlurmLauncher
+from prefect_campaign.launch.slurm.reasons import NEVER
+from prefect_campaign.launch.slurm.settings import SlurmSettings
 from prefect_campaign.model.errors import CampaignError, Refused, Transient, Unknown
 from prefect_campaign.model.records import AttemptSpec, Handle
 

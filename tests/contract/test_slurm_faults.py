@@ -183,7 +183,7 @@ async def test_a_manifest_that_cannot_be_written_starts_nothing(fake, new, spec_
     def full(*_):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("prefect_campaign.launch.slurm_manifest.durable", full)
+    monkeypatch.setattr("prefect_campaign.launch.slurm.manifest.durable", full)
     with pytest.raises(Transient):
         await new().submit(spec_of("true"))
     assert fake.calls("sbatch") == []

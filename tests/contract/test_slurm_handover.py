@@ -7,10 +7,10 @@ from pathlib import Path
 import pytest
 from contract.launchers import make_spec
 
-from prefect_campaign.launch.slurm_files import read_trace
-from prefect_campaign.launch.slurm_manifest import Manifest, Manifests, array_name
-from prefect_campaign.launch.slurm_script import array_script, attempt_script, sbatch_options, shape_of
-from prefect_campaign.launch.slurm_settings import SlurmSettings
+from prefect_campaign.launch.slurm.files import read_trace
+from prefect_campaign.launch.slurm.manifest import Manifest, Manifests, array_name
+from prefect_campaign.launch.slurm.script import array_script, attempt_script, sbatch_options, shape_of
+from prefect_campaign.launch.slurm.settings import SlurmSettings
 from prefect_campaign.model.errors import Refused, Transient
 
 

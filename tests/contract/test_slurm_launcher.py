@@ -6,8 +6,8 @@ import pytest
 from contract.launchers import process_runs, wait_until
 from contract.queue_contract import QueueContract
 
-from prefect_campaign.launch.slurm import SlurmLauncher
-from prefect_campaign.launch.slurm_settings import SlurmSettings
+from prefect_campaign.launch.slurm.launcher import SlurmLauncher
+from prefect_campaign.launch.slurm.settings import SlurmSettings
 
 
 @pytest.fixture

@@ -10,8 +10,8 @@ import pytest
 from contract.launchers import make_spec
 from slurm_fake import FakeSlurm
 
-from prefect_campaign.launch.slurm import SlurmLauncher
-from prefect_campaign.launch.slurm_settings import SlurmSettings
+from prefect_campaign.launch.slurm.launcher import SlurmLauncher
+from prefect_campaign.launch.slurm.settings import SlurmSettings
 from prefect_campaign.model.records import AttemptSpec, Handle
 
 MANY = 10_000

@@ -11,7 +11,7 @@ from contract.queue_contract import see_as
 from contract.slurm_world import DOWN, fake, new, spec_of
 from slurm_fake import FakeSlurm
 
-from prefect_campaign.launch.slurm_reasons import NEVER
+from prefect_campaign.launch.slurm.reasons import NEVER
 from prefect_campaign.model.errors import CampaignError, Transient
 from prefect_campaign.model.records import AttemptSpec
 
@@ -183,7 +183,7 @@ async def test_a_job_that_lost_the_claim_to_another_is_not_gone_while_that_one_r
 
 
 async def test_a_cancellation_that_does_nothing_is_not_believed(fake, new, clock, spec_of, monkeypatch):
-    monkeypatch.setattr("prefect_campaign.launch.slurm_cancel._LONGEST_PAUSE", 0.05)
+    monkeypatch.setattr("prefect_campaign.launch.slurm.cancel._LONGEST_PAUSE", 0.05)
     fake.configure(slots=0)
     fake.fault("scancel", acts=False, rc=0)
     launcher = new()

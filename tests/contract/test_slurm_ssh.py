@@ -11,9 +11,9 @@ from ends import ended
 from slurm_fake import FakeSlurm
 from ssh_rig import Sshd, running
 
-from prefect_campaign.launch.slurm import SlurmLauncher
-from prefect_campaign.launch.slurm_settings import SlurmSettings
-from prefect_campaign.launch.slurm_ssh import launcher_through
+from prefect_campaign.launch.slurm.launcher import SlurmLauncher
+from prefect_campaign.launch.slurm.settings import SlurmSettings
+from prefect_campaign.launch.slurm.ssh import launcher_through
 from prefect_campaign.model.records import AttemptSpec
 
 
@@ -88,7 +88,7 @@ class TestSlurmLauncherThroughSsh(QueueContract):
         def put(*_):
             raise OSError("is written here")
 
-        monkeypatch.setattr("prefect_campaign.launch.slurm_ssh.put_record", put)
+        monkeypatch.setattr("prefect_campaign.launch.slurm.ssh.put_record", put)
         spec = spec_of("sh", "-c", "kill -TERM $$")
         seen = await see_as(launcher, spec, await launcher.submit(spec), "exited")
         assert (seen.exit_code, seen.signal) == (143, 15)

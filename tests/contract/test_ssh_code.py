@@ -185,7 +185,7 @@ async def test_logs_and_metrics_are_here_while_the_job_runs(world: World, sshd: 
 
 
 async def test_a_working_folder_that_is_too_large_is_refused(world: World, sshd: Sshd, monkeypatch):
-    monkeypatch.setattr("prefect_campaign.launch.ssh_code.MOST_FILES", 3)
+    monkeypatch.setattr("prefect_campaign.launch.ssh.code.MOST_FILES", 3)
     for n in range(4):
         (world.work / f"{n}").touch()
     with pytest.raises(Refused, match="gitignore"):

@@ -12,7 +12,7 @@ from ssh_rig import Sshd, running
 
 from prefect_campaign.engine import away
 from prefect_campaign.launch.fleet import Fleet
-from prefect_campaign.launch.ssh import SshLauncher
+from prefect_campaign.launch.ssh.launcher import SshLauncher
 from prefect_campaign.ledger import tables as t
 
 GPUS = {"h1": ("GPU-1a", "GPU-1b"), "h2": ("GPU-2a",)}

@@ -11,7 +11,7 @@ from contract.launchers import PATIENCE, make_spec, run_to_end, see
 from ends import ended
 from ssh_rig import Sshd, running
 
-from prefect_campaign.launch.ssh import SshLauncher
+from prefect_campaign.launch.ssh.launcher import SshLauncher
 from prefect_campaign.model.records import AttemptSpec
 
 POLL = 0.02

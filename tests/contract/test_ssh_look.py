@@ -12,8 +12,8 @@ from smi import PROCESS, gpu, log
 from ssh_rig import Sshd, running
 from ssh_world import World, world
 
-from prefect_campaign.launch import ssh_connection
-from prefect_campaign.launch.ssh import SshLauncher
+from prefect_campaign.launch.ssh import connection as ssh_connection
+from prefect_campaign.launch.ssh.launcher import SshLauncher
 
 __all__ = ["world"]
 

@@ -16,7 +16,7 @@ from ssh_world import World, seen_as, waiting, world
 
 from prefect_campaign.engine import away, dispatcher
 from prefect_campaign.launch.fleet import Fleet
-from prefect_campaign.launch.ssh import SshLauncher
+from prefect_campaign.launch.ssh.launcher import SshLauncher
 from prefect_campaign.ledger import tables as t
 
 __all__ = ["world"]
@@ -116,7 +116,7 @@ async def test_a_job_that_is_silent_on_its_host_is_stopped(
 async def test_a_log_too_large_to_be_copied_still_tells_that_the_job_writes(
     world: World, sshd: Sshd, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("prefect_campaign.launch.ssh_mirror.LARGEST_WHILE_RUNNING", "1")
+    monkeypatch.setattr("prefect_campaign.launch.ssh.mirror.LARGEST_WHILE_RUNNING", "1")
     launcher, spec = world.launcher(sshd), waiting(world, code=0)
     handle = await launcher.submit(spec)
     await seen_as(launcher, spec, handle, lambda one: one.quiet_since is not None)

@@ -8,7 +8,7 @@ from contract.launcher_contract import LauncherContract
 from contract.tmux_server import sockets
 from ssh_rig import Sshd, running
 
-from prefect_campaign.launch.ssh import SshLauncher
+from prefect_campaign.launch.ssh.launcher import SshLauncher
 
 __all__ = ["sockets"]
 

@@ -13,7 +13,7 @@ from ends import ended
 from ssh_rig import Sshd, running
 from ssh_world import World, finished, seen_as, waiting, world
 
-from prefect_campaign.launch import ssh_connection
+from prefect_campaign.launch.ssh import connection as ssh_connection
 from prefect_campaign.model.errors import Refused, Transient, Unknown
 from prefect_campaign.model.records import Handle
 

@@ -33,8 +33,8 @@ from prefect_campaign.engine.setting import Setting, register
 from prefect_campaign.launch.fleet import Fleet
 from prefect_campaign.launch.local import LocalLauncher
 from prefect_campaign.launch.protocol import Launcher
-from prefect_campaign.launch.ssh import SshLauncher
-from prefect_campaign.launch.ssh_host import SshHost
+from prefect_campaign.launch.ssh.host import SshHost
+from prefect_campaign.launch.ssh.launcher import SshLauncher
 from prefect_campaign.ledger.alert_list import OPEN, alerts
 from prefect_campaign.ledger.reading import Reader
 from prefect_campaign.model.plan import PILOT

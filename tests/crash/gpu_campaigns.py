@@ -19,7 +19,7 @@ from typing import Any
 from driver import Driver
 from e2e.world import PATIENCE, Done, World
 
-from prefect_campaign.launch.ssh_host import SshHost
+from prefect_campaign.launch.ssh.host import SshHost
 from prefect_campaign.ledger.location import Home
 from prefect_campaign.ledger.store import Ledger
 

@@ -8,7 +8,7 @@ import pytest
 from programs import lacks, needed
 
 from driver import Driver
-from prefect_campaign.launch import inventory
+from prefect_campaign.launch.gpus import inventory
 
 SOURCE = Path(__file__).with_name("nvml.c")
 

@@ -4,9 +4,9 @@ import os
 
 from prefect_campaign.cli.doctor_here import gb
 from prefect_campaign.cli.findings import BAD, GOOD, NOTE, WARN, Finding, aside, of_error
-from prefect_campaign.launch.docker import DockerLauncher
-from prefect_campaign.launch.docker_engine import DockerEngine
-from prefect_campaign.launch.docker_settings import DockerSettings, Engine
+from prefect_campaign.launch.docker.engine import DockerEngine
+from prefect_campaign.launch.docker.launcher import DockerLauncher
+from prefect_campaign.launch.docker.settings import DockerSettings, Engine
 from prefect_campaign.model.devices import HostView
 from prefect_campaign.model.errors import CampaignError
 from prefect_campaign.model.text import printable

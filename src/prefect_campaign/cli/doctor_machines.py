@@ -8,8 +8,8 @@ from prefect_campaign.cli.doctor_prefect import Block
 from prefect_campaign.cli.doctor_slurm import slurm
 from prefect_campaign.cli.findings import BAD, GOOD, NOTE, WARN, Finding, of_error
 from prefect_campaign.launch.local import LocalLauncher
-from prefect_campaign.launch.ssh_inspect import Inspection, inspect
-from prefect_campaign.launch.ssh_look import MOST_CLOCK_SECONDS
+from prefect_campaign.launch.ssh.inspect import Inspection, inspect
+from prefect_campaign.launch.ssh.look import MOST_CLOCK_SECONDS
 from prefect_campaign.model.devices import Gpu, HostView
 from prefect_campaign.model.errors import CampaignError
 from prefect_campaign.model.text import printable

@@ -3,8 +3,8 @@
 from typing import Any
 
 from prefect_campaign.cli.findings import BAD, GOOD, NOTE, WARN, Finding, of_error
-from prefect_campaign.launch.command import CommandScheduler
-from prefect_campaign.launch.pbs_inspect import inspect_pbs
+from prefect_campaign.launch.command.scheduler import CommandScheduler
+from prefect_campaign.launch.pbs.inspect import inspect_pbs
 from prefect_campaign.model.errors import CampaignError
 from prefect_campaign.model.text import printable
 

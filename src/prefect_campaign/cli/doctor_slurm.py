@@ -3,11 +3,11 @@
 from typing import Any
 
 from prefect_campaign.cli.findings import BAD, GOOD, NOTE, WARN, Finding
-from prefect_campaign.launch.slurm_programs import LocalPrograms, Programs, RemotePrograms, asked
-from prefect_campaign.launch.slurm_refusals import told
-from prefect_campaign.launch.slurm_settings import SlurmSettings
-from prefect_campaign.launch.slurm_text import read_config
-from prefect_campaign.launch.ssh_connection import Connection
+from prefect_campaign.launch.slurm.programs import LocalPrograms, Programs, RemotePrograms, asked
+from prefect_campaign.launch.slurm.refusals import told
+from prefect_campaign.launch.slurm.settings import SlurmSettings
+from prefect_campaign.launch.slurm.text import read_config
+from prefect_campaign.launch.ssh.connection import Connection
 from prefect_campaign.model.text import printable
 
 

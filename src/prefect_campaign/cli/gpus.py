@@ -14,7 +14,7 @@ from rich.console import Console, Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from prefect_campaign.launch.visible import reserved_uuids
+from prefect_campaign.launch.gpus.visible import reserved_uuids
 from prefect_campaign.model.devices import Gpu, GpuProcess, HostView
 from prefect_campaign.model.errors import CampaignError
 from prefect_campaign.model.spec import GpuPolicy

@@ -19,7 +19,7 @@ from prefect_campaign.engine.vram import Vram
 from prefect_campaign.launch.fleet import Fleet
 from prefect_campaign.launch.identity import LOCAL
 from prefect_campaign.launch.protocol import Launcher
-from prefect_campaign.launch.ssh_code import Stamp, code_state
+from prefect_campaign.launch.ssh.code import Stamp, code_state
 from prefect_campaign.ledger import host_checks
 from prefect_campaign.ledger.campaigns import CampaignRow
 from prefect_campaign.ledger.events import add_event

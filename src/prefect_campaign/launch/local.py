@@ -10,6 +10,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from prefect_campaign.launch import tmux as tmux_jobs
+from prefect_campaign.launch.gpus.inventory import GpuReader, shared_reader
+from prefect_campaign.launch.gpus.visible import Shown, reserved_uuids, with_reserve_checked
 from prefect_campaign.launch.identity import (
     LOCAL,
     claimed_pid,
@@ -20,13 +22,11 @@ from prefect_campaign.launch.identity import (
     living_leader,
     processes_of,
 )
-from prefect_campaign.launch.inventory import GpuReader, shared_reader
 from prefect_campaign.launch.job_files import PASSING, signal_of, write_script
 from prefect_campaign.launch.process import Process, host_name, read_process
 from prefect_campaign.launch.record import take_record
 from prefect_campaign.launch.script import CLAIM_NAME, RECORD_NAME, SCRIPT_NAME, STDERR_NAME, STDOUT_NAME, job_script
 from prefect_campaign.launch.tree import open_pidfd, stop_tree
-from prefect_campaign.launch.visible import Shown, reserved_uuids, with_reserve_checked
 from prefect_campaign.model.clock import Clock, system_clock
 from prefect_campaign.model.crash import crash_point
 from prefect_campaign.model.devices import HostView

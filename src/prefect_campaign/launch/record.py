@@ -49,6 +49,11 @@ def parse_record(data: bytes, token: str, ended_at: float = 0.0) -> ExitRecord:
     return ExitRecord(code, ended_at, stopped=record.get("stopped") is True)
 
 
+def has_record(run_dir: str) -> bool:
+    """Whether there is one, whatever is in it."""
+    return os.path.lexists(os.path.join(run_dir, RECORD_NAME))
+
+
 def take_record(run_dir: Path, token: str) -> tuple[ExitRecord | None, str]:
     """Read the record of an attempt; set it aside as ``status.json.damaged-<n>`` if it is not a good one.
 

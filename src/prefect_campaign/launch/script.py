@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from shlex import quote
 
-from prefect_campaign.launch.visible import ORDER, PCI_ORDER, VISIBLE, visible_value
+from prefect_campaign.launch.gpus.visible import ORDER, PCI_ORDER, VISIBLE, visible_value
 from prefect_campaign.model.errors import Refused
 from prefect_campaign.model.records import AttemptSpec
 from prefect_campaign.model.spec import ENV_NAME

@@ -14,7 +14,7 @@ from ssh_rig import Sshd, running
 
 from prefect_campaign.engine import host_check
 from prefect_campaign.launch.fleet import Fleet
-from prefect_campaign.launch.ssh import SshLauncher
+from prefect_campaign.launch.ssh.launcher import SshLauncher
 from prefect_campaign.ledger import tables as t
 from prefect_campaign.model.errors import Fenced
 

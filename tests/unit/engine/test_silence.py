@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 
 from prefect_campaign.engine.telemetry import RECENT_SECONDS, Heard
 from prefect_campaign.engine.watching import Live, reason_to_stop
-from prefect_campaign.launch import remote
 from prefect_campaign.launch.process import host_name
+from prefect_campaign.launch.ssh import remote
 from prefect_campaign.model.records import Handle
 
 NOW = 1_000_000.0

@@ -3,8 +3,8 @@
 import pytest
 from acme_rig import description
 
-from prefect_campaign.launch.command_settings import read_id, read_rows
-from prefect_campaign.launch.command_template import Template
+from prefect_campaign.launch.command.settings import read_id, read_rows
+from prefect_campaign.launch.command.template import Template
 from prefect_campaign.model.errors import Refused
 
 

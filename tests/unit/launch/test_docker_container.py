@@ -10,7 +10,7 @@ from contract.launchers import make_spec
 from hypothesis import given
 from hypothesis import strategies as st
 
-from prefect_campaign.launch.docker_container import (
+from prefect_campaign.launch.docker.container import (
     container_config,
     container_names,
     digest_of,
@@ -19,8 +19,8 @@ from prefect_campaign.launch.docker_container import (
     user_of,
     warnings_of,
 )
-from prefect_campaign.launch.docker_record import End, read_container, seconds_of
-from prefect_campaign.launch.docker_settings import DockerSettings, Engine, Scope, engine_of
+from prefect_campaign.launch.docker.record import End, read_container, seconds_of
+from prefect_campaign.launch.docker.settings import DockerSettings, Engine, Scope, engine_of
 from prefect_campaign.model.records import AttemptSpec
 
 ENGINE = Engine("id", "28", cpus=16, memory_mb=64_000, storage="overlay2", backing="extfs")

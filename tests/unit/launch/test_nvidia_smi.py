@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from smi import HEAD, NEW_ECC, OLD_ECC, PROCESS, TAIL, gpu, log
 
-from prefect_campaign.launch.nvidia_smi import read_nvidia_smi
+from prefect_campaign.launch.gpus.nvidia_smi import read_nvidia_smi
 
 
 def only(text: str, code: int = 0):

@@ -2,12 +2,12 @@
 
 import pytest
 
-from prefect_campaign.launch.slurm_reasons import NEVER, never_starts, pending_detail, plain_reason
-from prefect_campaign.launch.slurm_refusals import ArrayTooLarge, QueueFull, sbatch_failure
-from prefect_campaign.launch.slurm_state import state_name
-from prefect_campaign.launch.slurm_tables import read_blocks, read_table
-from prefect_campaign.launch.slurm_text import read_accounting, read_id, read_queue, read_submitted, read_tasks
-from prefect_campaign.launch.slurm_view import View, grouped
+from prefect_campaign.launch.slurm.reasons import NEVER, never_starts, pending_detail, plain_reason
+from prefect_campaign.launch.slurm.refusals import ArrayTooLarge, QueueFull, sbatch_failure
+from prefect_campaign.launch.slurm.state import state_name
+from prefect_campaign.launch.slurm.tables import read_blocks, read_table
+from prefect_campaign.launch.slurm.text import read_accounting, read_id, read_queue, read_submitted, read_tasks
+from prefect_campaign.launch.slurm.view import View, grouped
 from prefect_campaign.model.errors import Refused, Transient, Unknown
 
 FAILED = "sbatch: error: Batch job submission failed: "

@@ -10,13 +10,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from prefect_campaign.blocks.ssh import SshMachine
-from prefect_campaign.launch import remote
+from prefect_campaign.launch.poller import next_pause
 from prefect_campaign.launch.process import Process
-from prefect_campaign.launch.remote_paths import Facts, RemotePlace, mapped, relative_run_dir
-from prefect_campaign.launch.ssh import next_pause
-from prefect_campaign.launch.ssh_cancel import tree
-from prefect_campaign.launch.ssh_errors import is_shortage, last_line, never_connected, ssh_failure
-from prefect_campaign.launch.ssh_host import SshHost
+from prefect_campaign.launch.ssh import remote
+from prefect_campaign.launch.ssh.cancel import tree
+from prefect_campaign.launch.ssh.errors import is_shortage, last_line, never_connected, ssh_failure
+from prefect_campaign.launch.ssh.host import SshHost
+from prefect_campaign.launch.ssh.remote_paths import Facts, RemotePlace, mapped, relative_run_dir
 from prefect_campaign.model.errors import Refused, Transient
 
 HOST = SshHost("gpu1", "gpu1.lab", user="me", port=2222, known_hosts="/k")
@@ -232,10 +232,10 @@ def test_a_list_of_processes_that_is_cut_off_is_no_list():
 def test_a_host_that_is_away_is_looked_for_less_often_but_at_least_once_a_minute():
     pauses = [5.0]
     for _ in range(6):
-        pauses.append(next_pause(pauses[-1], 5.0, away=True))
+        pauses.append(next_pause(pauses[-1], 5.0, 60.0, away=True))
     assert pauses == [5, 10, 20, 40, 60, 60, 60]
-    assert next_pause(60.0, 5.0, away=False) == 5
-    assert next_pause(300.0, 300.0, away=True) == 300
+    assert next_pause(60.0, 5.0, 60.0, away=False) == 5
+    assert next_pause(300.0, 300.0, 60.0, away=True) == 300
 
 
 # -- process trees --------------------------------------------------------------------------------------------------

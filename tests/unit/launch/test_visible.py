@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from prefect_campaign.launch.visible import (
+from prefect_campaign.launch.gpus.visible import (
     Shown,
     reserved_uuids,
     usable,

@@ -12,7 +12,7 @@ from pydantic import ValidationError
 from prefect_campaign.blocks.docker import DockerMachine
 from prefect_campaign.blocks.machines import LocalMachine
 from prefect_campaign.blocks.slurm import SlurmCluster
-from prefect_campaign.launch.docker import DockerLauncher
+from prefect_campaign.launch.docker.launcher import DockerLauncher
 from prefect_campaign.launch.either import Either
 from prefect_campaign.launch.fleet import Fleet
 from prefect_campaign.launch.local import LocalLauncher

@@ -1,0 +1,1 @@
+"""Any other queue, by the command templates of its block."""

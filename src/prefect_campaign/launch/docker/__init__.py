@@ -1,0 +1,1 @@
+"""Docker: one container an attempt, by the name of its token."""

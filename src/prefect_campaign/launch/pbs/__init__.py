@@ -1,0 +1,1 @@
+"""PBS: its job script, and how qstat is read."""

@@ -1,0 +1,109 @@
+"""What may be said of one job, from its run dir and from what its scheduler said of it (pure)."""
+
+import signal
+from dataclasses import dataclass, replace
+
+from prefect_campaign.launch.queue.jobs import Entry
+from prefect_campaign.launch.queue.note import Note
+from prefect_campaign.launch.queue.place import Trace
+from prefect_campaign.model.records import Observation
+
+_FROM_OUTSIDE = frozenset({signal.SIGHUP, signal.SIGINT, signal.SIGKILL, signal.SIGTERM, signal.SIGXCPU})
+_REASONS = frozenset({"BOOT_FAIL", "CANCELLED", "NODE_FAIL", "OUT_OF_MEMORY", "PREEMPTED", "TIMEOUT"})
+
+
+@dataclass(frozen=True)
+class Patience:
+    """How long silence is given the benefit of the doubt, in seconds."""
+
+    unlisted: float = 60.0
+    """A job that its scheduler does not list is not gone before it was missing for so long."""
+    record: float = 30.0
+    """The record of a job that is over may come so much later: shared file systems lag."""
+    submitted: float = 240.0
+    """A job that was handed over without an answer may come into the list so much later; never before `unlisted`."""
+
+
+@dataclass(frozen=True)
+class Report:
+    """What the scheduler said of one job."""
+
+    entry: Entry | None = None
+    absent: bool = False
+    """Whether it said that it has no such job."""
+    why: str = ""
+    """Why it said nothing of it."""
+
+
+def judge(
+    trace: Trace, report: Report, note: Note, queue: str, now: float, patience: Patience
+) -> tuple[Observation, Note]:
+    """The observation, and the note with what must be remembered.
+
+    Silence changes nothing: only the job's own record, or the scheduler's own word and some patience, end a job.
+    """
+    entry = report.entry
+    if trace.over is not None:
+        return _explained(trace, trace.over, report, queue), note
+    if trace.unseen:
+        return _seen(trace, "unreachable", trace.unseen), note
+    if entry is None and not report.absent:
+        return _seen(trace, "unreachable", report.why or f"{queue} said nothing of it"), note
+    if entry is not None and entry.status != "ended":
+        fresh = replace(note, over_since=None)
+        if entry.status == "unclear":
+            return _seen(trace, "unreachable", entry.detail, entry=entry), fresh
+        return _seen(trace, entry.status, entry.detail, entry=entry), fresh
+    first_look = note.over_since is None
+    since = now if note.over_since is None else note.over_since
+    over = replace(note, over_since=since)
+    if entry is not None:
+        if now - since < patience.record:
+            said = f"{queue} says it is over ({entry.detail}); waiting for its record"
+            return _seen(trace, "running", said, entry=replace(entry, state=None)), over
+        return _seen(trace, "gone", "it left no exit record", entry.detail, entry=entry), over
+    if now - note.asked_at < patience.unlisted and trace.started_at is None:
+        return _seen(trace, "pending", f"{queue} has taken it, but does not list it yet"), over
+    if first_look or now - since < patience.unlisted:
+        return _seen(trace, "unreachable", f"{queue} does not list it any more; it will be looked for again"), over
+    return _seen(trace, "gone", f"{queue} does not know it any more, and it left no exit record"), over
+
+
+def asks_why(trace: Trace) -> bool:
+    """Whether somebody ended the job, so that the scheduler may know who and why, or may run it again.
+
+    A job that is told to end may save its state and exit with any code.
+    """
+    return trace.over is not None and (trace.stopped or trace.over.signal in _FROM_OUTSIDE)
+
+
+def _explained(trace: Trace, over: Observation, report: Report, queue: str) -> Observation:
+    """How it ended by its own record; if it was stopped, with the scheduler's word on that.
+
+    A scheduler that stops a job to run it again later (preemption) still has it. Then the record is not the last word,
+    and without the scheduler nobody can tell.
+    """
+    entry = report.entry
+    if not asks_why(trace) or report.absent:
+        return replace(over, detail="; ".join(trace.notes))
+    if entry is None or entry.status == "unclear":
+        said = entry.detail if entry else report.why
+        return _seen(trace, "unreachable", f"it was stopped, and {queue} must say whether for good: {said}")
+    if entry.status != "ended":
+        return _seen(trace, entry.status, f"it was stopped, but {queue} still has it", entry.detail, entry=entry)
+    known = entry.state if entry.state in _REASONS else None
+    detail = "; ".join((*trace.notes, *([entry.detail] if known else [])))
+    return replace(over, detail=detail, scheduler_state=known, oom_killed=entry.oom_killed, node=entry.node)
+
+
+def _seen(trace: Trace, status: str, *details: str, entry: Entry | None = None) -> Observation:
+    return Observation(
+        status,  # type: ignore[arg-type]
+        started_at=trace.started_at,
+        detail="; ".join(filter(None, (*trace.notes, *details))),
+        scheduler_state=entry.state if entry else None,
+        oom_killed=entry is not None and status == "gone" and entry.oom_killed,
+        node=entry.node if entry else "",
+        stuck=entry is not None and entry.stuck and status == "pending",
+        quiet_since=trace.quiet_since if status == "running" else None,
+    )

@@ -1,0 +1,1 @@
+"""Slurm: arrays of jobs, one question a poll, and how its answers are read."""

@@ -1,0 +1,175 @@
+"""Finding the job of an attempt without a handle: by its claim, by its manifest, by name in queue and accounts."""
+
+import time
+from dataclasses import dataclass, replace
+
+from prefect_campaign.launch.slurm.files import RunDirs
+from prefect_campaign.launch.slurm.manifest import Entry, Manifest, Manifests
+from prefect_campaign.launch.slurm.scheduler import Scheduler
+from prefect_campaign.launch.slurm.submit import SLURM, handle_of
+from prefect_campaign.launch.slurm.view import split_id
+from prefect_campaign.model.clock import Clock
+from prefect_campaign.model.errors import CampaignError, Unknown
+from prefect_campaign.model.records import AttemptSpec, Handle
+
+GRACE_SECONDS = 240.0
+"""So long after a submission whose answer is not known, an absent job proves nothing: sbatch tries for 2 minutes."""
+APART_SECONDS = 5.0
+"""Between the two looks after which a job is believed to be absent."""
+SHARED_SECONDS = 2.0
+"""So long an answer of Slurm serves all who look for jobs."""
+_SILENCE = ""
+"""In place of a manifest's key."""
+
+
+@dataclass(frozen=True)
+class Found:
+    """What a search came to."""
+
+    handle: Handle | None
+    rest: tuple[Handle, ...] = ()
+    """Further jobs of the same attempt, which must go."""
+    unsettled: tuple[tuple[str, str], ...] = ()
+    """Manifest's key and the id that is its answer once the rest is gone: until then the rest is not to be forgotten.
+    """
+
+
+@dataclass(frozen=True)
+class _Seen:
+    answer: list[str] | CampaignError
+    at: float
+    ticks: float
+
+
+class Finder:
+    """Looks for jobs on one cluster."""
+
+    def __init__(self, name: str, scheduler: Scheduler, files: RunDirs, manifests: Manifests, clock: Clock) -> None:
+        self._name = name
+        self._scheduler = scheduler
+        self._files = files
+        self._manifests = manifests
+        self._clock = clock
+        self._missed: dict[str, float] = {}
+        """Key of a manifest -> when its job was first not to be seen, the grace being over."""
+        self._seen: dict[str, _Seen] = {}
+
+    async def find(self, spec: AttemptSpec) -> Found:
+        """The job of an attempt; without a handle only if it is sure that there is none.
+
+        Raises:
+            Unknown: there may be one.
+            Transient: Slurm cannot be asked now, so that nothing is known.
+        """
+        entries = self._manifests.entries(spec.run_dir, spec.token)
+        trace = (await self._files.traces([spec]))[spec.token]
+        if trace.unread:
+            raise Unknown(f"{spec.token}: {trace.unread}")
+        if trace.claimed_by:
+            return Found(self.holder(spec, trace.claimed_by))
+        known = [entry for entry in entries if entry.manifest.job_id]
+        unsettled = []
+        for entry in entries:
+            if entry.manifest.job_id is None:
+                more = await self._looked_for(spec, entry)
+                unsettled += [(one.manifest.key, one.manifest.job_id or "") for one in more[:1] if len(more) > 1]
+                known += more
+        if not known:
+            return Found(None)
+        known.sort(key=lambda entry: int(entry.manifest.job_id or 0))
+        first, *rest = (handle_of(self._name, one.manifest, one.manifest.job_id or "", one.index) for one in known)
+        return Found(first, tuple(rest), tuple(unsettled))
+
+    def settle(self, spec: AttemptSpec, found: Found) -> None:
+        """The rest is gone."""
+        for key, base in found.unsettled:
+            self._manifests.answered(_runs_of(spec), key, base)
+
+    def holder(self, spec: AttemptSpec, claimed_by: str) -> Handle:
+        """The job that won the claim is the one, whatever else was submitted, and whatever was believed of it.
+
+        Raises:
+            Transient: the manifests cannot be read now.
+        """
+        id_ = split_id(claimed_by)
+        if id_ is not None:
+            entries = self._manifests.entries(spec.run_dir, spec.token, refused=True)
+            fitting = [one for one in entries if one.index == id_.task and one.manifest.job_id in (None, id_.base)]
+            fitting.sort(key=lambda one: (one.manifest.job_id is None, one.manifest.refused))
+            if len(fitting) == 1 and fitting[0].manifest.job_id is None:
+                # So that the other tasks of its array are found, too.
+                self._manifests.answered(_runs_of(spec), fitting[0].manifest.key, id_.base)
+            for entry in fitting:
+                return handle_of(self._name, entry.manifest, id_.base, entry.index)
+        detail = {"name": spec.token, "submitted_at": 0.0}
+        return Handle(launcher=SLURM, host=self._name, job_id=claimed_by if id_ else "", detail=detail)
+
+    async def _looked_for(self, spec: AttemptSpec, entry: Entry) -> list[Entry]:
+        """The submission with its id, or nothing if it surely came to nothing.
+
+        Raises:
+            Unknown: it cannot be said yet.
+            Transient: Slurm cannot be asked now.
+        """
+        manifest, now = entry.manifest, self._clock()
+        bases = await self._shown(manifest)
+        runs = _runs_of(spec)
+        if bases:
+            if len(bases) == 1:
+                self._manifests.answered(runs, manifest.key, bases[0])
+            return [_with_id(entry, base) for base in bases]
+        since = now - manifest.submitted_at
+        if since < GRACE_SECONDS:
+            left = GRACE_SECONDS - since
+            raise Unknown(f"{spec.token}: {self._name} shows no job {manifest.name}, but may yet for {left:.0f} s")
+        first_missed = self._missed.setdefault(manifest.key, now)
+        if now - first_missed < APART_SECONDS:
+            raise Unknown(f"{spec.token}: {self._name} shows no job {manifest.name}; it is looked for once more")
+        self._missed.pop(manifest.key)
+        self._manifests.answered(runs, manifest.key, None)
+        return []
+
+    async def _shown(self, manifest: Manifest) -> list[str]:
+        """Ids of the jobs of a submission in the queue, or else in the accounts.
+
+        What was seen a moment ago answers for all tasks of an array, and a silence for all submissions: else a
+        thousand of them would each wait for a controller that is down.
+
+        Raises:
+            Transient: Slurm cannot be asked now.
+        """
+        now, ticks = self._clock(), time.monotonic()
+        fresh = {key: one for key, one in self._seen.items() if _is_fresh(one, now, ticks)}
+        self._seen = fresh
+        for key in (_SILENCE, manifest.key):
+            if key in fresh:
+                answer = fresh[key].answer
+                if isinstance(answer, CampaignError):
+                    raise answer
+                return answer
+        try:
+            view = await self._scheduler.queue([manifest.name])
+            bases = view.bases(manifest.name, manifest.mark)
+            if not bases:
+                seen = await self._scheduler.accounts(names=[manifest.name], since=manifest.submitted_at)
+                # The accounts have no comment: one that squeue just said to be another home's is not ours here either.
+                foreign = set(view.bases(manifest.name))
+                bases = [base for base in seen.bases(manifest.name) if base not in foreign]
+        except CampaignError as error:
+            self._seen[_SILENCE] = _Seen(error, self._clock(), time.monotonic())
+            raise
+        self._seen[manifest.key] = _Seen(bases, now, ticks)
+        return bases
+
+
+def _is_fresh(seen: _Seen, now: float, ticks: float) -> bool:
+    """Neither clock says that it is old: the wall clock may jump."""
+    return abs(now - seen.at) < SHARED_SECONDS and ticks - seen.ticks < SHARED_SECONDS
+
+
+def _with_id(entry: Entry, base: str) -> Entry:
+    return Entry(replace(entry.manifest, job_id=base), entry.index)
+
+
+def _runs_of(spec: AttemptSpec) -> str:
+    return spec.run_dir.rstrip("/").rsplit("/", 2)[0]
