@@ -2,9 +2,9 @@
 
 from typing import Self
 
-from prefect.blocks.core import Block
 from pydantic import Field, model_validator
 
+from prefect_campaign.blocks.machine import Machine
 from prefect_campaign.blocks.ssh import SshMachine
 from prefect_campaign.launch.command.scheduler import CommandScheduler
 from prefect_campaign.launch.command.settings import MEANINGS, CommandSettings
@@ -15,7 +15,7 @@ from prefect_campaign.launch.queue.place import Place
 from prefect_campaign.model.errors import Refused
 
 
-class CommandQueue(Block):
+class CommandQueue(Machine):
     r"""A queue that is used by commands: a vendor's container platform, a site's own wrapper.
 
     Commands are templates: words with `{fields}`, each filled word one argument; no shell sees them. Patterns are
@@ -23,6 +23,8 @@ class CommandQueue(Block):
 
     Example:
         ```python
+        from prefect_campaign.blocks import CommandQueue
+
         queue = CommandQueue(
             name="acme",
             submit=["acme", "run", "--name={name}", "--gpu={gpus}", "--image={image}", "--", "/bin/sh", "{script}"],

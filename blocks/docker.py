@@ -3,10 +3,10 @@
 import os
 from typing import Literal
 
-from prefect.blocks.core import Block
 from prefect_docker.host import DockerHost
 from pydantic import Field, field_validator
 
+from prefect_campaign.blocks.machine import Machine
 from prefect_campaign.launch.docker.launcher import DockerLauncher
 from prefect_campaign.launch.docker.settings import OPEN_FILES, PIDS, SHM_MB, STOP_SECONDS, DockerSettings
 from prefect_campaign.launch.process import host_name
@@ -16,7 +16,7 @@ DEFAULT_ADDRESS = "unix:///var/run/docker.sock"
 LOCAL_SCHEMES = ("unix://", "http+unix://")
 
 
-class DockerMachine(Block):
+class DockerMachine(Machine):
     """A Docker engine of the machine that the flow runs on: each attempt gets a container of its own.
 
     The run dir, the checkpoints and the working folder are at the same paths inside. GPUs need the NVIDIA Container
@@ -24,6 +24,8 @@ class DockerMachine(Block):
 
     Example:
         ```python
+        from prefect_campaign.blocks import DockerMachine
+
         DockerMachine(image="pytorch/pytorch:2.5.1-cuda12.4-cudnn9-runtime", data={"/data": ""}).save("torch")
         # then: launcher: docker/torch, or [docker/torch, local] to go on without an engine
         ```

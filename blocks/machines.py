@@ -1,17 +1,19 @@
 """Machines that run experiments."""
 
-from prefect.blocks.core import Block
 from pydantic import Field
 
+from prefect_campaign.blocks.machine import Machine
 from prefect_campaign.launch.local import LocalLauncher
 from prefect_campaign.launch.process import host_name
 
 
-class LocalMachine(Block):
+class LocalMachine(Machine):
     """The machine that the flow itself runs on.
 
     Example:
         ```python
+        from prefect_campaign.blocks import LocalMachine
+
         LocalMachine(slots=4, reserve=["0"]).save("workstation")  # then: launcher: local/workstation
         ```
     """

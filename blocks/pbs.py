@@ -2,9 +2,9 @@
 
 from typing import Literal, Self
 
-from prefect.blocks.core import Block
 from pydantic import Field, model_validator
 
+from prefect_campaign.blocks.machine import Machine
 from prefect_campaign.blocks.ssh import SshMachine
 from prefect_campaign.launch.pbs.scheduler import PbsScheduler
 from prefect_campaign.launch.pbs.script import PbsRequest
@@ -14,7 +14,7 @@ from prefect_campaign.launch.queue.place import Place
 from prefect_campaign.model.errors import Refused
 
 
-class PbsCluster(Block):
+class PbsCluster(Machine):
     """A cluster whose scheduler is PBS Pro, OpenPBS or Torque.
 
     Its commands (`qsub`, `qstat`, `qdel`) are run on this machine, or on a log-in node by SSH. Nothing of ours needs to
@@ -22,6 +22,8 @@ class PbsCluster(Block):
 
     Example:
         ```python
+        from prefect_campaign.blocks import PbsCluster
+
         cluster = PbsCluster(name="lab-pbs", queue="gpu", project="ab12", storage=["scratch/ab12"])
         cluster.save("lab")  # then: launcher: pbs/lab
         ```

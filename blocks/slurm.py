@@ -1,15 +1,15 @@
 """Slurm clusters."""
 
-from prefect.blocks.core import Block
 from pydantic import Field
 
+from prefect_campaign.blocks.machine import Machine
 from prefect_campaign.blocks.ssh import SshMachine
 from prefect_campaign.launch.slurm.launcher import SlurmLauncher
 from prefect_campaign.launch.slurm.settings import GpuRequest, SlurmSettings
 from prefect_campaign.launch.slurm.ssh import launcher_through
 
 
-class SlurmCluster(Block):
+class SlurmCluster(Machine):
     """A Slurm cluster: experiments of one shape become job arrays, all watched by one squeue.
 
     Slurm's own programs are used, on this machine or, with `ssh`, on the cluster's log-in host. Run dirs must be on a
@@ -17,6 +17,8 @@ class SlurmCluster(Block):
 
     Example:
         ```python
+        from prefect_campaign.blocks import SlurmCluster
+
         SlurmCluster(name="lab", partition="gpu", account="vision").save("lab")  # then: launcher: slurm/lab
         ```
     """

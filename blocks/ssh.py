@@ -1,13 +1,13 @@
 """Machines that are reached by SSH."""
 
-from prefect.blocks.core import Block
 from pydantic import Field
 
+from prefect_campaign.blocks.machine import Machine
 from prefect_campaign.launch.ssh.host import SshHost
 from prefect_campaign.launch.ssh.launcher import SshLauncher
 
 
-class SshMachine(Block):
+class SshMachine(Machine):
     """A machine that is reached by SSH, with the system's own ssh and rsync.
 
     It holds no secret: keys are named by their file, or come from an agent. The host's public key must be in
@@ -15,6 +15,8 @@ class SshMachine(Block):
 
     Example:
         ```python
+        from prefect_campaign.blocks import SshMachine
+
         machine = SshMachine(name="gpu1", address="gpu1.lab", user="me", path=["venv/bin"])
         machine.save("gpu1")  # then: launcher: ssh/gpu1
         ```
