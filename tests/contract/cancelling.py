@@ -3,6 +3,7 @@
 import asyncio
 
 from contract.launchers import PATIENCE, LauncherTests, run_to_end, see, wait_until
+from ends import ended
 
 
 class CancellingContract(LauncherTests):
@@ -39,6 +40,7 @@ class CancellingContract(LauncherTests):
             handle = await launcher.submit(spec)
             await asyncio.sleep(n / 2000)
             await launcher.cancel(spec, handle, grace_seconds=PATIENCE)
+            await asyncio.wait_for(ended(launcher, spec, handle), PATIENCE)  # a record may come a little later
             seen = await see(launcher, spec, handle)
             # Not by KILL: the TERM reached it, however early it came.
             assert (seen.status, seen.exit_code) in (("exited", 143), ("gone", None))

@@ -81,7 +81,7 @@ async def test_an_engine_that_goes_in_the_middle_loses_nothing_and_starts_nothin
         (tmp_path / "go").touch()
         await until(lambda: here.states.count("done") >= 2, 60)
         fake_docker.start()
-        await asyncio.wait_for(run, 60)
+        await asyncio.wait_for(run, 180)
     assert here.states == ["done"] * 4
     assert len([line for line in here.ran if not line.startswith("_")]) == 4
     here.settled()

@@ -81,6 +81,22 @@ def test_of_many_scripts_at_once_one_runs_and_the_others_touch_nothing(shell, tm
 
 
 @pytest.mark.parametrize("shell", SHELLS)
+@pytest.mark.parametrize("name", ["USR1", "USR2"])
+def test_a_warning_reaches_the_command_as_it_is_and_ends_nothing(shell, name, tmp_path):
+    code = f"trap 'echo warned' {name}; touch started; until [ -e go ]; do sleep 0.005; done; exit 3"
+    spec = make_spec(tmp_path / "e/a1", "sh", "-c", code)
+    job = start(shell, spec)
+    wait_for(tmp_path / "started")
+    for _ in range(2):
+        os.kill(job.pid, getattr(signal, f"SIG{name}"))
+        time.sleep(0.05)
+    (tmp_path / "go").touch()
+    assert job.wait() == 3
+    assert not (tmp_path / "e/a1/claim/stop").exists()
+    assert "warned" in (tmp_path / "e/a1/stdout.log").read_text()
+
+
+@pytest.mark.parametrize("shell", SHELLS)
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
 def test_a_signal_to_the_script_alone_reaches_the_command_and_the_code_is_recorded(shell, number, tmp_path):
     code = "trap 'exit 21' TERM; touch started; while :; do sleep 0.005; done"

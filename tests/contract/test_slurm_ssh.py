@@ -67,10 +67,12 @@ class TestSlurmLauncherThroughSsh(QueueContract):
     @pytest.mark.parametrize("content", [b"", b"{", b'{"state":"exited","exit_code":0}', b"[" * 50_000])
     async def test_a_damaged_record_is_no_exit_and_is_set_aside(self, launcher, spec_of, sshd, content):
         # The job writes over its own record, which nobody has read yet.
-        spec = spec_of("sh", "-c", 'cp "$CAMPAIGN_RUN_DIR/../damaged" "$CAMPAIGN_RUN_DIR/status.json"; kill -9 $PPID')
+        code = 'cd "$CAMPAIGN_RUN_DIR"; until mv ../damaged status.json; do sleep 0.01; done; kill -9 $PPID'
+        spec = spec_of("sh", "-c", code)
         handle = await launcher.submit(spec)
         (there,) = (sshd.home / ".campaign" / "runs").glob("*/e")
-        (there / "damaged").write_bytes(content)
+        (there / "new").write_bytes(content)
+        (there / "new").rename(there / "damaged")
         await asyncio.wait_for(ended(launcher, spec, handle), PATIENCE)
         seen = await see_as(launcher, spec, handle, "gone")
         assert seen.exit_code is None

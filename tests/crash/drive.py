@@ -22,16 +22,16 @@ from prefect_campaign.model.states import CampaignStatus, ExperimentState
 from prefect_campaign.tasks.steps import end, enter_full
 
 
-async def drive(spec: str) -> None:
+async def drive(spec: str, launcher: Launcher | None = None) -> None:
     """From wherever the campaign is to its end."""
     setting = register(spec)
     if CampaignStatus(setting.row.status).ended:
         return
     for stage in setting.plan.stages[:-1]:
         setting.change(phase=PILOT, stage=stage.name)
-        await run_stage(setting, stage.name)
+        await run_stage(setting, stage.name, launcher)
     enter_full(setting, approved(setting))
-    await run_stage(setting, setting.campaign.full.name)
+    await run_stage(setting, setting.campaign.full.name, launcher)
     export(setting.ledger, setting.campaign, Path(setting.results), status=CampaignStatus.COMPLETED)
     end(setting, CampaignStatus.COMPLETED, "")
 

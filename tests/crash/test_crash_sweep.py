@@ -20,6 +20,7 @@ from crash.promises import (
     side_file,
     small_campaign,
 )
+from crash.queue_points import CONTAINER_POINTS, QUEUE_POINTS
 from e2e.world import Done, World
 
 from prefect_campaign.model.crash import CRASH_POINTS
@@ -44,7 +45,7 @@ def drive_to_the_end(world: World, spec: Path) -> None:
 
 def test_every_point_is_swept() -> None:
     on_gpus = {*GPU_POINTS, *SSH_POINTS, *STARTED_POINTS, *STOPPED_POINTS}
-    assert {*ENGINE_POINTS, *FLOW_POINTS, *on_gpus} == set(CRASH_POINTS)
+    assert {*ENGINE_POINTS, *FLOW_POINTS, *on_gpus, *QUEUE_POINTS, *CONTAINER_POINTS} == set(CRASH_POINTS)
 
 
 def test_the_check_of_trainings_can_fail() -> None:

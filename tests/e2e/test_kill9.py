@@ -9,6 +9,7 @@ from contextlib import suppress
 from pathlib import Path
 
 import psutil
+import pytest
 from e2e.world import Json, World, until
 
 PILOTS = ("p1_1_baseline_s0", "p1_2_main_s0", "p1_3_main_s0")
@@ -121,6 +122,19 @@ def test_resume_adopts_what_still_runs(world: World) -> None:
     first, second = (a["handle"] for a in world.rows("SELECT handle FROM attempts ORDER BY id LIMIT 2"))
     assert first
     assert second
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_asked_to_stop_it_says_how_to_go_on(world: World, number: signal.Signals, code: int) -> None:
+    flow = world.start("run", three_that_wait(world))
+    until(lambda: len(notes(world)) == 2, "two trainings run", world.hint)
+    flow.send_signal(number)
+    assert flow.wait(timeout=60) == code
+    assert world.said("run").splitlines()[-1].endswith("experiments go on: `campaign resume tiny`")
+    assert "Traceback" not in world.said("run")
+    let_go(world)
+    world.campaign("resume", "tiny", "--approve", "CONTINUE", "--by", "ann")
+    check_trainings(world)
 
 
 def test_resume_records_what_ended_unseen(world: World) -> None:

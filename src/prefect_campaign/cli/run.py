@@ -89,6 +89,7 @@ def run_here(campaign: Campaign, **options: Any) -> dict[str, Any]:
 
 
 def _in_this_process(spec: str | Campaign, new_round: bool, watcher: Watcher) -> dict[str, Any]:
+    from prefect.exceptions import TerminationSignal
     from prefect.settings import PREFECT_API_URL, temporary_settings
 
     from prefect_campaign.flows.campaign import campaign as campaign_flow
@@ -98,10 +99,10 @@ def _in_this_process(spec: str | Campaign, new_round: bool, watcher: Watcher) ->
         thread.start()
         try:
             outcome = asyncio.run(campaign_flow(spec, new_round=new_round))
-        except KeyboardInterrupt:
+        except (KeyboardInterrupt, TerminationSignal) as stop:
             watcher.stop()
             print(f"\nstopped watching; running experiments go on: `campaign resume {watcher.name}`", file=sys.stderr)
-            sys.exit(130)
+            sys.exit(130 if isinstance(stop, KeyboardInterrupt) else 143)
         finally:
             watcher.stop()
             thread.join(timeout=10)

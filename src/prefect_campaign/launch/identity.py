@@ -20,6 +20,9 @@ from prefect_campaign.model.records import AttemptSpec, Handle
 LOCAL = "local"
 """The launcher's name in handles."""
 
+_STARTING_SECONDS = 10.0
+"""No exec takes so long: a process without a command line that is older than this has thrown it away."""
+
 
 def handle_of(pid: int | None, start_ticks: int | None) -> Handle:
     """A handle on a process of this machine; `start_ticks` is None for one that is over."""
@@ -52,6 +55,18 @@ def find_leader(spec: AttemptSpec) -> Process | None:
     # Not that far yet: started, but the claim is not written.
     leaders = filter(None, (_leader_at(spec, process.pid) for process in all_processes().values()))
     return min(leaders, key=lambda process: process.start_ticks, default=None)
+
+
+def some_leader_starts() -> bool:
+    """Whether a session leader is in the middle of its exec, when for a moment no command line is to be seen."""
+    tick, now = os.sysconf("SC_CLK_TCK"), float(Path("/proc/uptime").read_text().split()[0])
+    return any(
+        process.session == process.pid
+        and process.alive
+        and now - process.start_ticks / tick < _STARTING_SECONDS
+        and not command_line(process.pid)
+        for process in all_processes().values()
+    )
 
 
 def _leader_at(spec: AttemptSpec, pid: int) -> Process | None:

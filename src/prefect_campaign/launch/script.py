@@ -41,7 +41,7 @@ mkdir "$pc_run/claim" 2>/dev/null || {{
 exec </dev/null >>"$pc_run/stdout.log" 2>>"$pc_run/stderr.log"
 
 pc_record() {{
-    trap '' HUP INT TERM
+    trap '' HUP INT TERM USR1 USR2
     pc_more=
 {still_owned}    printf '{{"state":"exited","exit_code":%d,"token":%s%s}}\\n' "$1" "$pc_token" "$pc_more" \\
         >"$pc_run/status.json.new" || exit 74
@@ -53,11 +53,18 @@ pc_record() {{
 pc_stop() {{
     {may_stop}: >"$pc_run/claim/stop"
     [ -n "$!" ] || pc_record 143
-    pc_stopped=1
+    pc_signalled=1
     kill -TERM "$!" 2>/dev/null
 }}
-pc_stopped=
+# Schedulers warn by these before they stop a job, if they are asked to: they are for the command alone.
+pc_hand_on() {{
+    pc_signalled=1
+    [ -z "$!" ] || kill -s "$1" "$!" 2>/dev/null
+}}
+pc_signalled=
 trap pc_stop HUP INT TERM
+trap 'pc_hand_on USR1' USR1
+trap 'pc_hand_on USR2' USR2
 
 {{
 {exports}
@@ -72,8 +79,8 @@ trap pc_stop HUP INT TERM
 wait "$!"
 pc_code=$?
 # A signal cuts wait short: wait again for the child's own code (127, or -1 in bash: it was fetched already).
-while [ -n "$pc_stopped" ]; do
-    pc_stopped=
+while [ -n "$pc_signalled" ]; do
+    pc_signalled=
     wait "$!" 2>/dev/null
     pc_again=$?
     case $pc_again in

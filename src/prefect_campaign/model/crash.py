@@ -27,6 +27,8 @@ CRASH_POINTS = (
     "launch_given_up",
     "code_copied",
     "code_placed",
+    "job_noted",
+    "container_created",
     "job_spawned",
     "submission_recorded",
     "files_copied",

@@ -242,6 +242,7 @@ class QueueLauncher:
             await asyncio.to_thread(write_note, spec, note)
         except OSError as error:
             raise file_error(spec, error) from error
+        crash_point("job_noted")
         try:
             job_id = await self._scheduler.submit(there)
         except (Transient, Refused):

@@ -188,6 +188,7 @@ class Submitter:
             await asyncio.to_thread(self._manifests.write, parcel.runs, manifest)
         except OSError as error:
             raise Transient(f"{parcel.runs}: the manifest of {name} cannot be written: {error.strerror}") from error
+        crash_point("job_noted")
         base = await self._sbatch(parcel, manifest, script)
         crash_point("job_spawned")
         self._manifests.answered(parcel.runs, key, base)
