@@ -101,6 +101,8 @@ def _in_this_process(spec: str | Campaign, new_round: bool, watcher: Watcher) ->
             outcome = asyncio.run(campaign_flow(spec, new_round=new_round))
         except (KeyboardInterrupt, TerminationSignal) as stop:
             watcher.stop()
+            thread.join(timeout=10)
+            sys.stdout.flush()  # in a log file this is the last line
             print(f"\nstopped watching; running experiments go on: `campaign resume {watcher.name}`", file=sys.stderr)
             sys.exit(130 if isinstance(stop, KeyboardInterrupt) else 143)
         finally:
