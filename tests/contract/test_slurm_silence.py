@@ -125,7 +125,7 @@ async def test_one_that_never_starts_is_told_from_one_that_waits(fake, new, spec
     fake.configure(slots=0)
     launcher = new()
     handle = await launcher.submit(spec := spec_of("true"))
-    assert (await see(launcher, spec, handle)).detail == "waits: Priority"
+    assert (await see(launcher, spec, handle)).detail == "waits: Priority (others come first)"
     fake.sql("update tasks set reason = 'PartitionTimeLimit'")
     seen = await see(launcher, spec, handle)
     assert seen.status == "pending"

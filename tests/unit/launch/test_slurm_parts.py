@@ -112,7 +112,10 @@ def test_waiting_is_told_from_never_starting():
     assert {reason for reason in NEVER_STARTING if not never_starts(reason)} == set()
     assert pending_detail("(JobHeldUser)", "12_3").startswith(f"{NEVER}: JobHeldUser: ")
     assert "scontrol release 12_3" in pending_detail("JobHeldUser", "12_3")
-    assert pending_detail("Priority", "12") == "waits: Priority"
+    assert pending_detail("Priority", "12") == "waits: Priority (others come first)"
+    assert pending_detail("(PartitionDown)", "12").startswith("waits: PartitionDown (the partition is closed; ")
+    assert pending_detail("QOSMaxJobsPerUserLimit", "12").startswith("waits: QOSMaxJobsPerUserLimit (what the account")
+    assert pending_detail("SomethingNew", "12") == "waits: SomethingNew"
     assert plain_reason("ReqNodeNotAvail,_UnavailableNodes:n1") == "ReqNodeNotAvail, UnavailableNodes:n1"
 
 

@@ -26,6 +26,19 @@ _NEVER: tuple[tuple[re.Pattern[str], str], ...] = (
     (_BROKEN, "Slurm could not launch it; see the cluster's logs"),
 )
 
+# Slurm's own words stay in front: they are what its manual and administrators know.
+_WAITS: tuple[tuple[re.Pattern[str], str], ...] = (
+    (re.compile(r"^Priority$"), "others come first"),
+    (re.compile(r"^Resources$"), "nothing that fits is free"),
+    (re.compile(r"^Partition(Down|Inactive)$"), "the partition is closed; ask its administrators, or name another"),
+    (re.compile(r"^(ReqNodeNotAvail|NodeDown)"), "nodes that it needs are down, drained or reserved"),
+    (re.compile(r"^Reservation"), "for its reservation to begin"),
+    (re.compile(r"^Licenses"), "for a licence"),
+    (re.compile(r"^(QOS|Assoc)(Max|Grp)"), "what the account or QOS may use at once is in use"),
+    (re.compile(r"^JobArrayTaskLimit$"), "as many of its array run as may"),
+    (re.compile(r"^BeginTime$"), "it was put back into the queue, and starts again soon"),
+)
+
 
 def plain_reason(said: str) -> str:
     """A reason as people read it: without the brackets of squeue's last column and scontrol's underscores."""
@@ -56,4 +69,7 @@ def pending_detail(reason: str, job: str, *, held: bool = False) -> str:
     if shown in ("", "None"):
         shown = "JobHeld" if held else "no reason given"
     why = never_starts("JobHeld" if held else reason)
-    return f"{NEVER}: {shown}: {why.format(job=job)}" if why else f"waits: {shown}"
+    if why:
+        return f"{NEVER}: {shown}: {why.format(job=job)}"
+    waits = next((f" ({text})" for pattern, text in _WAITS if pattern.search(shown)), "")
+    return f"waits: {shown}{waits}"
