@@ -112,12 +112,12 @@ class Hosts:
 
     def held(self, leases: Sequence[Lease]) -> list[Held]:
         """The leases with what the driver shows of them already."""
-        shown: dict[tuple[str, str, tuple[str, ...]], int] = {}
+        shown: dict[tuple[str, str, str], int] = {}
         for view in self.views:
             for gpu in view.gpus:
                 for process in gpu.processes:
                     if process.run_dir:
-                        key = (view.host, gpu.uuid, run_key(process.run_dir))
+                        key = (view.host, gpu.uuid, process.run_dir)
                         shown[key] = shown.get(key, 0) + (process.used_mb or 0)
         return [
             Held(
@@ -127,7 +127,7 @@ class Hosts:
                 vram_mb=one.vram_mb,
                 shared=one.shared,
                 until=one.until,
-                seen_mb=shown.get((one.host, one.device, run_key(one.run_dir or "")), 0),
+                seen_mb=shown.get((one.host, one.device, one.run_dir or ""), 0),
             )
             for one in leases
         ]
@@ -153,8 +153,3 @@ class Hosts:
         finally:
             self._looking = None
         self.on_news()
-
-
-def run_key(run_dir: str) -> tuple[str, ...]:
-    """What names an attempt in a run dir's path, wherever a host keeps its run dirs: campaign, exp_id, attempt."""
-    return tuple(run_dir.split("/")[-4:])

@@ -4,7 +4,6 @@ import os.path
 from collections.abc import Mapping
 from typing import Any
 
-from prefect_campaign.engine.hosts import run_key
 from prefect_campaign.model.devices import Gpu
 from prefect_campaign.model.spec import Campaign
 from prefect_campaign.model.sweep import Scalar
@@ -13,9 +12,8 @@ from prefect_campaign.model.template import fill
 
 def memory_of(gpu: Gpu, run_dir: str) -> int | None:
     """MiB that all processes of an attempt have on a GPU together; None if it is not there or that is not told."""
-    key = run_key(run_dir)
     computing = [p for p in gpu.processes if not p.graphics]
-    ours = [p.used_mb for p in computing if p.run_dir is not None and run_key(p.run_dir) == key]
+    ours = [p.used_mb for p in computing if p.run_dir == run_dir]
     known = [mb for mb in ours if mb is not None]
     if len(known) == len(ours):
         return sum(known) if known else None

@@ -9,7 +9,7 @@ from sqlalchemy import Connection
 
 from prefect_campaign.engine.beside import stop
 from prefect_campaign.engine.hold import Hold
-from prefect_campaign.engine.hosts import Hosts, run_key
+from prefect_campaign.engine.hosts import Hosts
 from prefect_campaign.ledger import alerts, leases
 from prefect_campaign.ledger.alerts import ANYWAY, ELSEWHERE, STOP
 from prefect_campaign.model.crash import crash_point
@@ -182,23 +182,24 @@ class Preflight:
             )
 
 
-def tenants(taken: Sequence[leases.Lease], host: str, uuid: str) -> list[tuple[str, ...]]:
-    """`run_key` of every attempt that has a lease on a GPU."""
-    return [run_key(one.run_dir) for one in taken if (one.host, one.device) == (host, uuid) and one.run_dir]
+def tenants(taken: Sequence[leases.Lease], host: str, uuid: str) -> list[str]:
+    """Run dirs of all attempts that have a lease on a GPU."""
+    return [one.run_dir for one in taken if (one.host, one.device) == (host, uuid) and one.run_dir]
 
 
-def busy(gpu: Gpu, tenants: Collection[tuple[str, ...]]) -> str:
+def busy(gpu: Gpu, tenants: Collection[str]) -> str:
     """Why a GPU must not be used now; empty if it may.
 
     Args:
         gpu: as it is now.
-        tenants: `run_key` of every attempt that has a lease on it: these may be there.
+        tenants: run dir of every attempt that has a lease on it: these may be there. Whole paths: another home may have
+            a campaign of the same name.
     """
     name = f"GPU {gpu.index} ({gpu.name})"
     if gpu.problem:
         return f"{name}: {gpu.problem}"
     computing = [p for p in gpu.processes if not p.graphics]
-    others = [p for p in computing if p.run_dir is None or run_key(p.run_dir) not in tenants]
+    others = [p for p in computing if p.run_dir not in tenants]
     if others:
         who = ", ".join(f"{p.user}'s {p.command} (pid {p.pid})" for p in others[:3])
         return f"{name} is used by {who}" + (f" and {len(others) - 3} more" if len(others) > 3 else "")

@@ -13,7 +13,7 @@ from sqlalchemy import Connection
 from prefect_campaign.decide.vram import Shape
 from prefect_campaign.engine.attempts import run_dir_of, spec_from
 from prefect_campaign.engine.hold import Hold
-from prefect_campaign.engine.hosts import Hosts, run_key
+from prefect_campaign.engine.hosts import Hosts
 from prefect_campaign.engine.memory import command_values, memory_of
 from prefect_campaign.engine.preflight import POLL_SECONDS, busy
 from prefect_campaign.launch.protocol import Launcher
@@ -235,7 +235,7 @@ class Prober:
             view = await self._hosts.look_at(one.spec.host)
             gpus = {gpu.uuid: gpu for gpu in view.gpus}
             for uuid in one.spec.gpus:
-                taken = busy(gpus[uuid], [run_key(one.spec.run_dir)]) if uuid in gpus else f"{uuid} is gone"
+                taken = busy(gpus[uuid], [one.spec.run_dir]) if uuid in gpus else f"{uuid} is gone"
                 if view.problem or taken:
                     raise Transient(view.problem or taken)
             try:

@@ -130,7 +130,7 @@ class Vram:
         """Take in a look at the hosts."""
         gpus = {(view.host, gpu.uuid): gpu for view in views if not view.problem for gpu in view.gpus}
         for token, spec in self._live.items():
-            # Only where it has a lease: another ledger may have an attempt whose run dir ends alike.
+            # Only where it has a lease: the run dir says whose a process is, not where it may be.
             on = (gpus[spec.host, uuid] for uuid in spec.gpus if (spec.host, uuid) in gpus)
             most = max((memory_of(gpu, spec.run_dir) or 0 for gpu in on), default=0)
             if most:

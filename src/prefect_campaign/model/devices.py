@@ -18,7 +18,8 @@ class GpuProcess:
     graphics: bool = False
     """Whether it only draws (a display server); such a process does not make a GPU busy."""
     run_dir: str | None = None
-    """``CAMPAIGN_RUN_DIR`` in its environment, if it has one that can be read: an attempt of ours."""
+    """Run dir of the attempt that it works for, as the ledger has it, if its environment tells: on the machine of the
+    campaign ``CAMPAIGN_RUN_DIR``, elsewhere ``CAMPAIGN_ORIGIN``."""
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ OURS = "/home/ada/.prefect-campaign/campaigns/lab/runs/x/a1"
         (Gpu("a", 0, used_mb=700, processes=(GpuProcess(1, None, run_dir=OURS),)), 700),
         (Gpu("a", 0, used_mb=700, processes=(GpuProcess(1, None, run_dir=OURS), GpuProcess(2, 9))), None),
         (Gpu("a", 0, used_mb=700, processes=(GpuProcess(1, 5, run_dir=OURS), GpuProcess(2, 9))), 5),
-        (Gpu("a", 0, processes=(GpuProcess(1, 5, run_dir=OURS), GpuProcess(2, 9, run_dir="/far" + OURS))), 14),
+        (Gpu("a", 0, processes=(GpuProcess(1, 5, run_dir=OURS), GpuProcess(2, 9, run_dir="/far" + OURS))), 5),
         (Gpu("a", 0, processes=(GpuProcess(1, 5, run_dir=OURS[:-1] + "2"),)), None),
         (Gpu("a", 0, used_mb=300, processes=(GpuProcess(1, None, run_dir=OURS), GpuProcess(2, 9, graphics=True))), 300),
     ],

@@ -17,7 +17,8 @@ from prefect_campaign.model.errors import Refused, Transient
 
 PILOT = "p1_main_lr1_s0"
 OURS = "/home/ada/.prefect-campaign/campaigns/demo/runs/x/a1"
-KEY = ("demo", "runs", "x", "a1")
+TWIN = "/srv/eve/campaigns/demo/runs/x/a1"
+"""Of another home, with the same names for everything below it."""
 FREE = Gpu("GPU-a", 0, "RTX", total_mb=24000, utilisation=0)
 STRANGER = GpuProcess(7, 500, user="eve", command="python")
 TAKEN = Gpu("GPU-a", 0, "RTX", total_mb=24000, used_mb=500, utilisation=1, processes=(STRANGER,))
@@ -35,12 +36,13 @@ TAKEN = Gpu("GPU-a", 0, "RTX", total_mb=24000, used_mb=500, utilisation=1, proce
         (Gpu("GPU-a", 1, processes=(GpuProcess(7, 100, graphics=True),)), [], ""),
         (Gpu("GPU-a", 1, processes=(GpuProcess(7, None),)), [], "is used by"),
         # Those who share it may be there and work; an attempt that has no lease there any more may not.
-        (Gpu("GPU-a", 1, utilisation=99, processes=(GpuProcess(7, 9, run_dir=OURS),)), [KEY], ""),
+        (Gpu("GPU-a", 1, utilisation=99, processes=(GpuProcess(7, 9, run_dir=OURS),)), [OURS], ""),
         (Gpu("GPU-a", 1, utilisation=99, processes=(GpuProcess(7, 9, run_dir=OURS),)), [], "is used by"),
-        (Gpu("GPU-a", 1, processes=(GpuProcess(7, 9, run_dir=OURS), STRANGER)), [KEY], "eve's python"),
+        (Gpu("GPU-a", 1, processes=(GpuProcess(7, 9, run_dir=OURS), STRANGER)), [OURS], "eve's python"),
+        (Gpu("GPU-a", 1, processes=(GpuProcess(7, 9, run_dir=TWIN),)), [OURS], "is used by"),
     ],
 )
-def test_when_a_gpu_is_busy(gpu: Gpu, tenants: list[tuple[str, ...]], found: str) -> None:
+def test_when_a_gpu_is_busy(gpu: Gpu, tenants: list[str], found: str) -> None:
     assert found in busy(gpu, tenants)
     assert bool(busy(gpu, tenants)) == bool(found)
 
