@@ -14,6 +14,8 @@ from rich.console import Console, Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from prefect_campaign.cli.gpu_numbers import known_numbers
+from prefect_campaign.launch.gpus.numbers import Numbers
 from prefect_campaign.launch.gpus.visible import reserved_uuids
 from prefect_campaign.model.devices import Gpu, GpuProcess, HostView
 from prefect_campaign.model.errors import CampaignError
@@ -147,7 +149,9 @@ async def _looker(name: str) -> Look:
     if not name:
         from prefect_campaign.launch.local import LocalLauncher
 
-        return LocalLauncher().look
+        local = LocalLauncher()
+        local.number_by(Numbers(known_numbers))
+        return local.look
     from prefect_campaign.engine.setting import open_setting
 
     setting = open_setting(name)
@@ -157,7 +161,9 @@ async def _looker(name: str) -> Look:
         ensure_server(setting.home)
     from prefect_campaign.tasks.machines import launcher_of
 
-    return by_rules((await launcher_of(setting.campaign)).look, setting.campaign.policy.gpus)
+    fleet = await launcher_of(setting.campaign)
+    fleet.number_by(Numbers(known_numbers))
+    return by_rules(fleet.look, setting.campaign.policy.gpus)
 
 
 def _host(view: HostView, leases: Leases, width: int) -> list[RenderableType]:
@@ -219,7 +225,7 @@ def _facts(gpu: Gpu) -> tuple[Text, ...]:
     heat = "?" if gpu.temperature is None else str(gpu.temperature)
     style = "red" if gpu.problem else ""
     return (
-        Text(str(gpu.index), style=style),
+        Text(str(gpu.named) if gpu.named == gpu.index else f"{gpu.named} (now {gpu.index})", style=style),
         Text(printable(gpu.name).removeprefix("NVIDIA "), style=style),
         Text(printable(short_uuid(gpu.uuid))),
         Text(memory),
@@ -276,7 +282,7 @@ def _problems(gpus: Sequence[Gpu]) -> list[Text]:
     found: dict[str, list[str]] = {}
     for gpu in gpus:
         if gpu.problem:
-            found.setdefault(gpu.problem, []).append(str(gpu.index))
+            found.setdefault(gpu.problem, []).append(str(gpu.named))
     return [
         Text(f"GPU{'s' if len(numbers) > 1 else ''} {', '.join(numbers)}: {printable(problem)}", style="red")
         for problem, numbers in found.items()

@@ -88,8 +88,14 @@ def gpus(
     name: Annotated[str, typer.Argument(help="Campaign whose machines are shown; without one, this machine.")] = "",
     watch: Annotated[bool, typer.Option("--watch", help="Again every 2 s, until Ctrl-C.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="For programs.")] = False,
+    forget: Annotated[str, typer.Option("--forget", help="UUID of one that was taken out of its host for good.")] = "",
 ) -> None:
     """Show the GPUs: how much is free, who uses them, who has them leased."""
+    if forget:
+        from prefect_campaign.cli.gpu_numbers import forget_gpu
+
+        forget_gpu(forget)
+        return
     from prefect_campaign.cli.gpus import show_gpus
 
     show_gpus(name, watch=watch, as_json=as_json)

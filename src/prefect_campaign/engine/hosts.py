@@ -4,17 +4,19 @@ import asyncio
 import dataclasses
 import logging
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 
 from prefect_campaign.engine.beside import stop
 from prefect_campaign.launch.fleet import Fleet
+from prefect_campaign.launch.gpus.numbers import Numbered, Numbers
 from prefect_campaign.launch.protocol import Launcher
+from prefect_campaign.ledger import gpu_numbers
 from prefect_campaign.ledger.leases import Lease
-from prefect_campaign.model.clock import Clock
+from prefect_campaign.ledger.store import Ledger
 from prefect_campaign.model.devices import HostView
 from prefect_campaign.model.errors import Refused
 from prefect_campaign.placement.demand import Held
 from prefect_campaign.placement.peaks import Peaks
-from prefect_campaign.placement.reserved import Reserved
 
 FRESH_SECONDS = 2.0
 """An older look is repeated before GPUs are placed by it."""
@@ -30,10 +32,12 @@ class Hosts:
     Args:
         launcher: looks at them.
         slots: processor slots of a campaign that names no limit of its own; None: as many as each host has.
-        clock: seconds since the epoch.
+        ledger: keeps the numbers of their GPUs.
     """
 
-    def __init__(self, launcher: Launcher, slots: int | None, clock: Clock) -> None:
+    def __init__(self, launcher: Launcher, slots: int | None, ledger: Ledger) -> None:
+        if isinstance(launcher, Numbered):
+            launcher.number_by(Numbers(partial(gpu_numbers.keep, ledger)))
         self.on_news: Callable[[], None] = lambda: None
         """Called in the event loop when a look in the background is over."""
         self.on_seen: Callable[[Sequence[HostView]], None] = lambda views: None
@@ -51,9 +55,8 @@ class Hosts:
         """(host, UUID) -> MiB that others' processes have shown at their peak, beyond what they use now."""
         self._launcher = launcher
         self._slots = slots
-        self._clock = clock
+        self._clock = ledger.clock
         self._peaks = Peaks()
-        self._reserved = Reserved()
         self._seen_at = 0.0
         self._looking: asyncio.Task[None] | None = None
 
@@ -62,8 +65,6 @@ class Hosts:
         seen = await self._launcher.look()
         if self._slots is not None and len(seen) == 1 and not seen[0].queue:
             seen = [dataclasses.replace(seen[0], slots=self._slots)]
-        self._reserved.look(seen)
-        seen = [dataclasses.replace(v, reserve=self._reserved.on(v.host)) for v in seen]
         self._take_in(tuple(seen))
         self.extra = self._peaks.seen(self.seen)
         self._seen_at = self._clock()

@@ -27,7 +27,6 @@ from prefect_campaign.model.spec import Campaign
 from prefect_campaign.model.states import ExperimentState
 from prefect_campaign.placement.demand import Assignment, Demand, Rules
 from prefect_campaign.placement.place import place
-from prefect_campaign.placement.reserved import Reserved
 from prefect_campaign.placement.room import HostRoom, needed_mb, rooms, unmatched
 
 OTHERS = "another campaign's "
@@ -60,7 +59,6 @@ class Planner:
         self._ledger = ledger
         self._hosts = hosts
         self._rules = rules_of(campaign)
-        self._reserved = Reserved(self._rules.reserve)
         self._never: dict[str, str] = {}
         self._told = False
         self._told_waits: tuple[str | None, float] = None, 0.0
@@ -103,15 +101,10 @@ class Planner:
         held = self._hosts.held(taken)
         avoid = self._occupied(taken) | {(spec.host, gpu) for gpu in spec.gpus}
         demand = Demand(spec.exp_id, gpus=len(spec.gpus), vram_mb=spec.vram_mb, avoid=avoid)
-        found = place([demand], self._hosts.views, held, self._rules_now(), self._ledger.clock(), self._hosts.extra)
+        found = place([demand], self._hosts.views, held, self._rules, self._ledger.clock(), self._hosts.extra)
         if found.assignments:
             self._moved.add(spec.exp_id)
         return bool(found.assignments)
-
-    def _rules_now(self) -> Rules:
-        """The campaign's rules; what it reserves by a number is what had that number first."""
-        self._reserved.look(self._hosts.views)
-        return replace(self._rules, reserve=self._reserved.entries)
 
     def _occupied(self, taken: Sequence[leases.Lease]) -> frozenset[tuple[str, str]]:
         """(host, UUID) of the GPUs that a last look before a launch would find busy."""
@@ -131,11 +124,9 @@ class Planner:
         self.origin.refresh()
         taken = leases.held(connection, [v.host for v in self._hosts.views])
         held = self._hosts.held(taken)
-        rules = self._rules_now()
-        left = rooms(self._hosts.views, held, rules, self._hosts.extra) if self.wants_gpus else []
+        left = rooms(self._hosts.views, held, self._rules, self._hosts.extra) if self.wants_gpus else []
         # A model that is avoided need not be here; a GPU that is reserved must be.
-        reserved = replace(self._rules, reserve=self._reserved.never_met, avoid=())
-        typos = unmatched(reserved, self._hosts.views) if self.wants_gpus else []
+        typos = unmatched(replace(self._rules, avoid=()), self._hosts.views) if self.wants_gpus else []
         if typos:  # who protects a GPU by a name that is none must not find it in use
             known = ", ".join(view.host for view in self._hosts.views)
             why = f"policy.gpus.{typos[0]} means no GPU and no host here; hosts are named {known}"
@@ -148,7 +139,7 @@ class Planner:
         for exp_id, avoid in avoided.items():  # no queue shows a probe's memory
             wanted[exp_id] = replace(wanted[exp_id][0], avoid=wanted[exp_id][0].avoid | avoid), wanted[exp_id][1]
         demands = [*self._of_others(connection, now), *(demand for demand, _ in wanted.values())]
-        rules = replace(rules, avoid=(*rules.avoid, *self._hosts.failed))
+        rules = replace(self._rules, avoid=(*self._rules.avoid, *self._hosts.failed))
         placement = place(demands, self._hosts.views, held, rules, now, self._hosts.extra)
         probing = f"{len(waiting)} wait for a probe of their memory" if waiting else ""
         first = next((e for e in wanted if e in placement.reasons), None) if self.wants_gpus else None

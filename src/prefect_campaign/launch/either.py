@@ -7,6 +7,7 @@ from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
+from prefect_campaign.launch.gpus.numbers import Numbered, Numbers
 from prefect_campaign.launch.job_files import PASSING
 from prefect_campaign.launch.protocol import Launcher
 from prefect_campaign.launch.script import SCRIPT_NAME
@@ -34,6 +35,12 @@ class Either:
         self.host = tuple(getattr(member, "host", "") for member in members)
         """What a check of the machine depends on."""
         self._chosen: Launcher | None = None
+
+    def number_by(self, numbers: Numbers) -> None:
+        """From now on numbers of GPUs mean what these say."""
+        for member in self.members.values():
+            if isinstance(member, Numbered):
+                member.number_by(numbers)
 
     async def look(self) -> list[HostView]:
         """The machine as the first launcher sees it that can start jobs; by its name in the view, for the record."""

@@ -4,6 +4,7 @@ import asyncio
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
+from prefect_campaign.launch.gpus.numbers import Numbered, Numbers
 from prefect_campaign.launch.protocol import Launcher, Queue
 from prefect_campaign.model.devices import HostView
 from prefect_campaign.model.errors import Refused, Unknown
@@ -24,6 +25,12 @@ class Fleet:
         self.slots = sum(m.slots for m in self.members.values())
         self.queues: dict[str, Queue] = {host: m for host, m in self.members.items() if isinstance(m, Queue)}
         """Those among them that hand jobs to a scheduler."""
+
+    def number_by(self, numbers: Numbers) -> None:
+        """From now on numbers of GPUs mean what these say."""
+        for member in self.members.values():
+            if isinstance(member, Numbered):
+                member.number_by(numbers)
 
     async def look(self) -> list[HostView]:
         """Every host; one that cannot be looked at has its problem, and the others are as they are."""

@@ -11,7 +11,8 @@ from pathlib import Path
 
 from prefect_campaign.launch import tmux as tmux_jobs
 from prefect_campaign.launch.gpus.inventory import GpuReader, shared_reader
-from prefect_campaign.launch.gpus.visible import Shown, reserved_uuids, with_reserve_checked
+from prefect_campaign.launch.gpus.numbers import Numbers
+from prefect_campaign.launch.gpus.visible import reserved_uuids, usable, with_reserve_checked
 from prefect_campaign.launch.identity import (
     LOCAL,
     claimed_pid,
@@ -85,21 +86,23 @@ class LocalLauncher:
         self.keep_free = keep_free
         self.factor = factor
         self._gpus = gpus
-        self._shown = Shown()
+        self._numbers = Numbers()
         self._clock = clock
         self._tmux = tmux
         self._started: dict[str, Handle] = {}
         self._followed: dict[str, _Followed] = {}
 
-    async def look(self) -> list[HostView]:
-        """This machine, with the GPUs that ``CUDA_VISIBLE_DEVICES`` leaves to this process.
+    def number_by(self, numbers: Numbers) -> None:
+        """From now on numbers of GPUs mean what these say."""
+        self._numbers = numbers
 
-        Returns within about 10 s, also if the driver hangs.
-        """
+    async def look(self) -> list[HostView]:
+        """This machine, with the GPUs that are left to this process; within about 10 s, also if the driver hangs."""
         reader = self._gpus or shared_reader()
         reading = await asyncio.to_thread(reader.read)
         host = host_name()
-        gpus = with_reserve_checked(self._shown.usable(reading.gpus, os.environ), self.reserve, self.keep_free, host)
+        gpus = self._numbers.on(host, reading.gpus, whole=not reading.problem)
+        gpus = with_reserve_checked(usable(gpus, os.environ), self.reserve, self.keep_free, host)
         return [
             HostView(
                 host,

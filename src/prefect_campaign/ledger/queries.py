@@ -5,6 +5,7 @@ from collections import Counter
 from typing import Any
 
 from prefect_campaign.ledger.reading import Reader
+from prefect_campaign.model.devices import Card
 from prefect_campaign.model.errors import Refused
 from prefect_campaign.model.records import ExperimentView, MetricRow
 from prefect_campaign.model.states import ExperimentState
@@ -166,6 +167,12 @@ def device_leases(reader: Reader) -> list[dict[str, Any]]:
         ORDER BY l.id
         """
     )
+
+
+def gpu_cards(reader: Reader, host: str) -> list[Card]:
+    """The GPUs of a host by the numbers that they had when they were first seen; see `gpu_numbers`."""
+    sql = "SELECT uuid, number, name, total_mb FROM gpu_numbers WHERE host = :host ORDER BY number"
+    return [Card(**row) for row in reader.rows(sql, host=host)]
 
 
 def _view(row: dict[str, Any], metrics: list[dict[str, Any]]) -> ExperimentView:

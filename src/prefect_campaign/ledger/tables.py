@@ -277,6 +277,20 @@ host_checks = Table(
     UniqueConstraint("host", "code_hash", "key"),
 )
 
+gpu_numbers = Table(
+    "gpu_numbers",
+    metadata,
+    Column("id", Integer, primary_key=True),
+    Column("host", Text, nullable=False),
+    Column("uuid", Text, nullable=False),
+    # Its index when it was first seen there: what people mean by it.
+    Column("number", Integer, nullable=False),
+    Column("name", Text, nullable=False),
+    Column("total_mb", Integer, nullable=False),
+    Column("seen_at", Float, nullable=False),
+    UniqueConstraint("host", "number"),
+)
+
 Index("ix_experiments_campaign_state", experiments.c.campaign_id, experiments.c.state)
 Index("ix_attempts_campaign_state", attempts.c.campaign_id, attempts.c.state)
 Index("ix_events_campaign", events.c.campaign_id, events.c.at)

@@ -28,7 +28,7 @@ class Gpu:
 
     uuid: str
     index: int
-    """Its number in PCI order on its host; it may change when a GPU is lost, the UUID never does."""
+    """Its place in PCI order on its host now; it may change when a GPU is lost, the UUID never does."""
     name: str = "?"
     total_mb: int = 0
     used_mb: int = 0
@@ -42,11 +42,28 @@ class Gpu:
     processes: tuple[GpuProcess, ...] = ()
     problem: str = ""
     """Why it must not be used, one line for people; empty if it can be. A GPU that cannot be read is not free."""
+    number: int | None = None
+    """Its index when it was first seen on its host; None: not known to be another one than now."""
+
+    @property
+    def named(self) -> int:
+        """The number that means it in ``reserve``, ``avoid`` and ``CUDA_VISIBLE_DEVICES``."""
+        return self.index if self.number is None else self.number
 
     @property
     def free_mb(self) -> int:
         """Memory that nobody has allocated."""
         return max(0, self.total_mb - self.used_mb)
+
+
+@dataclass(frozen=True)
+class Card:
+    """A GPU that was seen on a host, and the number that it had there first."""
+
+    uuid: str
+    number: int
+    name: str = "?"
+    total_mb: int = 0
 
 
 @dataclass(frozen=True)

@@ -219,12 +219,12 @@ def is_reserved(gpu: Gpu, view: HostView, reserve: frozenset[str] | set[str]) ->
     """Whether one of these entries means the GPU."""
     if not reserve:
         return False
-    index = str(gpu.index)
+    index = str(gpu.named)
     return not reserve.isdisjoint((index, gpu.uuid, f"{view.host}:{index}", f"{view.host}:{gpu.uuid}"))
 
 
 def _is_avoided(gpu: Gpu, view: HostView, avoid: Sequence[str]) -> bool:
-    exact = (view.host, f"{view.host}:{gpu.index}", gpu.uuid)
+    exact = (view.host, f"{view.host}:{gpu.named}", gpu.uuid)
     name = gpu.name.lower()
     return any(entry in exact or fnmatchcase(name, entry.lower()) for entry in avoid)
 

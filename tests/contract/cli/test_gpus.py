@@ -6,9 +6,15 @@ import signal
 import socket
 import subprocess
 import sys
+from functools import partial
 
 import pytest
 from driver import MISMATCH, gpus, uuid_of
+
+from prefect_campaign.launch.gpus.inventory import GpuReader
+from prefect_campaign.launch.gpus.numbers import Numbers
+from prefect_campaign.ledger import gpu_numbers
+from prefect_campaign.ledger.store import Ledger
 
 
 def row(picture: str, index: int) -> str:
@@ -30,6 +36,24 @@ def test_the_verb_shows_the_gpus_of_this_machine(home, driver):
     (host,) = json.loads(campaign("--json").stdout)["hosts"]
     assert host["host"] == socket.gethostname()
     assert [gpu["processes"][0]["pid"] for gpu in host["gpus"] if gpu["processes"]] == [os.getpid()]
+
+
+def test_a_gpu_that_vanished_keeps_its_number_until_it_is_forgotten(home, driver):
+    driver.set(gpus(3))
+    ledger = Ledger.open(home)
+    read = GpuReader()
+    numbers = Numbers(partial(gpu_numbers.keep, ledger))
+    numbers.on(socket.gethostname(), read.read().gpus, whole=True)
+    read.close()
+    driver.vanish(uuid_of(0))
+    shown = campaign().stdout
+    assert "1 (now 0)" in shown
+    assert "GPU 0: has vanished" in shown
+    assert campaign("--forget", uuid_of(0)).returncode == 0
+    assert "vanished" not in campaign().stdout
+    again = campaign("--forget", uuid_of(0))
+    assert again.returncode == 2
+    assert "was never seen" in again.stderr
 
 
 def test_the_verb_without_any_gpu_says_so_in_one_sentence(home, driver):

@@ -3,6 +3,7 @@
 import asyncio
 import os
 import subprocess
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -10,8 +11,11 @@ import pytest
 from contract.engine.lab import REPORT, Lab, campaign, until
 from driver import MISMATCH, Driver, gpus
 
+from prefect_campaign.launch.gpus.inventory import GpuReader
+from prefect_campaign.launch.gpus.numbers import Numbers
 from prefect_campaign.launch.local import LocalLauncher
 from prefect_campaign.launch.process import host_name
+from prefect_campaign.ledger import gpu_numbers
 from prefect_campaign.ledger import tables as t
 
 SEES = """echo "$CAMPAIGN_EXP_ID $CUDA_VISIBLE_DEVICES" >>seen\n"""
@@ -111,6 +115,38 @@ async def test_a_gpu_reserved_by_its_number_stays_so_when_one_before_it_vanishes
     used = {one for (one,) in seen(tmp_path).values()}
     assert kept not in used
     assert used <= {first, *others}
+
+
+@pytest.mark.parametrize("by", ["campaign", "host", "environment"])
+async def test_a_number_means_the_same_gpu_after_one_has_vanished_and_a_restart(
+    tmp_path: Path, home: Any, driver: Driver, by: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    driver.set(gpus(3))
+    first, kept, other = driver.uuids
+    if by == "environment":
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,2")
+    policy = {"gpus": {"reserve": [1]}} if by == "campaign" else {}
+    lab = Lab(gpu_campaign(tmp_path, SEES + REPORT, points=1, policy=policy))
+    reserve = ["1"] if by == "host" else []
+    async with lab.open(LocalLauncher(reserve=reserve)) as dispatcher:
+        await dispatcher.adopt()
+    driver.vanish(first)
+    reader = GpuReader()  # as a new process has it: it never saw the first one
+    try:
+        await lab.run(LocalLauncher(reserve=reserve, gpus=reader))
+        (view,) = await numbered_launcher(lab, LocalLauncher(reserve=reserve, gpus=reader)).look()
+    finally:
+        reader.close()
+    assert lab.states == ["done"]
+    assert list(seen(tmp_path).values()) == [[other]]
+    (gone,) = (gpu for gpu in view.gpus if gpu.uuid == first)
+    assert f"campaign gpus --forget {first}" in gone.problem
+    assert [(gpu.uuid, gpu.index, gpu.named) for gpu in view.gpus[:2]] == [(kept, 0, 1), (other, 1, 2)]
+
+
+def numbered_launcher(lab: Lab, launcher: LocalLauncher) -> LocalLauncher:
+    launcher.number_by(Numbers(partial(gpu_numbers.keep, lab.setting.ledger)))
+    return launcher
 
 
 async def test_a_lost_gpu_is_left_out_and_the_others_work(tmp_path: Path, home: Any, driver: Driver) -> None:

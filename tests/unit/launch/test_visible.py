@@ -7,7 +7,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from prefect_campaign.launch.gpus.visible import (
-    Shown,
     reserved_uuids,
     usable,
     visible_uuids,
@@ -102,19 +101,17 @@ def test_without_the_variable_everything_is_usable_and_with_an_empty_one_nothing
 
 
 def test_a_number_means_the_gpu_that_had_it_first():
-    env, shown = {"CUDA_VISIBLE_DEVICES": "1,2"}, Shown()
-    assert [g.uuid for g in shown.usable(HOST, env) if not g.problem] == [B, C]
-    moved = [replace(gpu, index=gpu.index - 1) for gpu in HOST[1:]]
-    assert [g.uuid for g in shown.usable(moved, env) if not g.problem] == [B, C]
-    sick = [replace(gpu, problem="hot") for gpu in moved]
-    assert [g.problem for g in shown.usable(sick, env)] == ["hot", "hot", "hot; hidden by CUDA_VISIBLE_DEVICES=1,2"]
+    env = {"CUDA_VISIBLE_DEVICES": "1,2"}
+    moved = [replace(gpu, index=gpu.index - 1, number=gpu.index) for gpu in HOST[1:]]
+    assert [g.uuid for g in usable(moved, env) if not g.problem] == [B, C]
+    assert reserved_uuids({"1"}, "h1", moved) == {B}
 
 
 def test_a_gpu_that_told_nothing_at_first_makes_numbers_uncertain_only_as_long():
-    env, shown = {"CUDA_VISIBLE_DEVICES": "1"}, Shown()
+    env = {"CUDA_VISIBLE_DEVICES": "1"}
     first = [Gpu("unreadable-0", 0, problem="is lost"), *HOST[1:]]
-    assert all(g.problem for g in shown.usable(first, env))
-    assert [g.uuid for g in shown.usable(HOST, env) if not g.problem] == [B]
+    assert all(g.problem for g in usable(first, env))
+    assert [g.uuid for g in usable(HOST, env) if not g.problem] == [B]
 
 
 MIXED = [replace(HOST[0], name="slow"), *HOST[1:]]

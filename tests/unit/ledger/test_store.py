@@ -112,6 +112,16 @@ def test_the_migrations_make_exactly_the_tables_of_the_code(ledger: Ledger) -> N
         assert context.get_current_revision() == SCHEMA_REVISION
 
 
+@pytest.mark.sqlite_file
+def test_a_ledger_of_the_first_release_is_brought_up_to_date_with_all_that_is_in_it(home: Home, ledger: Ledger) -> None:
+    with ledger.write() as connection:
+        connection.execute(text("DROP TABLE gpu_numbers"))
+        connection.execute(text("UPDATE alembic_version SET version_num = '0001'"))
+    with Ledger.open(home).write() as connection:
+        assert connection.execute(text("SELECT COUNT(*) FROM gpu_numbers")).scalar() == 0
+        assert connection.execute(text("SELECT version_num FROM alembic_version")).scalar() == SCHEMA_REVISION
+
+
 def test_the_schema_check_would_see_a_missing_column_and_a_missing_constraint(ledger: Ledger) -> None:
     from alembic.autogenerate import compare_metadata
     from alembic.migration import MigrationContext

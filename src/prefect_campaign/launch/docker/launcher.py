@@ -15,6 +15,7 @@ from prefect_campaign.launch.docker.settings import DOCKER, DockerSettings, Scop
 from prefect_campaign.launch.docker.start import find_container, start_container
 from prefect_campaign.launch.docker.watch import Ends
 from prefect_campaign.launch.gpus.inventory import GpuReader
+from prefect_campaign.launch.gpus.numbers import Numbers
 from prefect_campaign.launch.local import LocalLauncher
 from prefect_campaign.launch.process import host_name
 from prefect_campaign.launch.script import STDERR_NAME, STDOUT_NAME, job_script
@@ -69,6 +70,10 @@ class DockerLauncher:
         self._ends: Ends | None = None
         self._checking: asyncio.Future[str] | None = None
         self._cleaned_at = float("-inf")
+
+    def number_by(self, numbers: Numbers) -> None:
+        """From now on numbers of GPUs mean what these say."""
+        self._machine.number_by(numbers)
 
     async def look(self) -> list[HostView]:
         """This machine with its GPUs; an engine that does not answer is its problem."""

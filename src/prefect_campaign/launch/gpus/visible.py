@@ -48,8 +48,9 @@ def visible_uuids(value: str | None, gpus: Sequence[Gpu]) -> tuple[str, ...]:
 def usable(gpus: Sequence[Gpu], environment: Mapping[str, str]) -> tuple[Gpu, ...]:
     """The same GPUs; those that ``CUDA_VISIBLE_DEVICES`` hides from this process have that as their problem.
 
-    Numbers count in CUDA's order, fastest first unless ``CUDA_DEVICE_ORDER=PCI_BUS_ID``. NVML does not know that
-    order, so among different models a number alone says nothing for certain, and then none may be used.
+    Numbers count as when the GPUs were first seen (`Gpu.named`), in CUDA's order: fastest first unless
+    ``CUDA_DEVICE_ORDER=PCI_BUS_ID``. NVML does not know that order, so among different models a number alone says
+    nothing for certain, and then none may be used.
     """
     value = environment.get(VISIBLE)
     if value is None:
@@ -64,21 +65,6 @@ def usable(gpus: Sequence[Gpu], environment: Mapping[str, str]) -> tuple[Gpu, ..
     return tuple(gpu if gpu.uuid in shown else _with_problem(gpu, why) for gpu in gpus)
 
 
-class Shown:
-    """The same, look after look: a number means the GPU that had it first, whatever vanishes before it."""
-
-    def __init__(self) -> None:
-        self._why: dict[str, str] = {}
-
-    def usable(self, gpus: Sequence[Gpu], environment: Mapping[str, str]) -> tuple[Gpu, ...]:
-        """The GPUs as `usable` has them."""
-        now = {gpu.uuid: gpu.problem for gpu in usable([replace(gpu, problem="") for gpu in gpus], environment)}
-        if all(gpu.name != "?" for gpu in gpus):  # one that tells nothing makes numbers uncertain, but not for ever
-            self._why = {**now, **self._why}
-        why = {**now, **self._why}
-        return tuple(_with_problem(gpu, why[gpu.uuid]) if why[gpu.uuid] else gpu for gpu in gpus)
-
-
 def reserved_uuids(reserve: Collection[str], host: str, gpus: Sequence[Gpu]) -> frozenset[str]:
     """UUIDs of the GPUs that reserve entries mean: an index, a UUID or its beginning, each also as ``host:...``."""
     return frozenset(gpu.uuid for gpu in gpus for entry in reserve if _means(entry, host, gpu))
@@ -87,7 +73,8 @@ def reserved_uuids(reserve: Collection[str], host: str, gpus: Sequence[Gpu]) -> 
 def with_reserve_checked(gpus: Sequence[Gpu], reserve: Collection[str], keep_free: int, host: str) -> tuple[Gpu, ...]:
     """The same GPUs; if a reserve entry means none of them, that is everybody's problem.
 
-    It is a slip or a GPU that was lost. Which one a person wanted to keep cannot be known, so none is used.
+    It is a slip, or a GPU that was lost before anybody saw it. Which one a person wanted to keep cannot be known, so
+    none is used.
     """
     strange = sorted(entry for entry in reserve if not any(_means(entry, host, gpu) for gpu in gpus))
     problems = []
@@ -104,13 +91,13 @@ def with_reserve_checked(gpus: Sequence[Gpu], reserve: Collection[str], keep_fre
 def _means(entry: str, host: str, gpu: Gpu) -> bool:
     entry = entry.strip().removeprefix(f"{host}:")
     if _INDEX.fullmatch(entry):
-        return int(entry) == gpu.index
+        return int(entry) == gpu.named
     return len(entry) > len("GPU-") and gpu.uuid.upper().startswith(entry.upper())
 
 
 def _named(entry: str, gpus: Sequence[Gpu]) -> str | None:
     if _INDEX.fullmatch(entry):
-        return next((gpu.uuid for gpu in gpus if gpu.index == int(entry)), None)
+        return next((gpu.uuid for gpu in gpus if gpu.named == int(entry)), None)
     if not entry.upper().startswith("GPU-"):
         return None
     meant = [gpu.uuid for gpu in gpus if gpu.uuid.upper().startswith(entry.upper())]

@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from prefect_campaign.launch import tmux
+from prefect_campaign.launch.gpus.numbers import Numbers
 from prefect_campaign.launch.poller import Poller
 from prefect_campaign.launch.script import STDERR_NAME, STDOUT_NAME, job_script
 from prefect_campaign.launch.ssh.cancel import end_job
@@ -59,8 +60,13 @@ class SshLauncher:
         self._clock = clock
         self._place: RemotePlace | None = None
         self._placing = asyncio.Lock()
+        self._numbers = Numbers()
         self._handles: dict[str, Handle] = {}
         self._poller = Poller(host.name, self.observe, poll_seconds, longest=_LONGEST_PAUSE)
+
+    def number_by(self, numbers: Numbers) -> None:
+        """From now on numbers of GPUs mean what these say."""
+        self._numbers = numbers
 
     async def look(self) -> list[HostView]:
         """The host, with its GPUs by ``nvidia-smi``; if it cannot be reached, that is its problem."""
@@ -68,7 +74,7 @@ class SshLauncher:
             place = await self._there()
         except CampaignError as error:
             return [unseen(self._connection, self.slots, self._clock, error)]
-        return [await look_at(self._connection, place, self.slots, self._clock)]
+        return [await look_at(self._connection, place, self.slots, self._clock, self._numbers)]
 
     async def submit(self, spec: AttemptSpec) -> Handle:
         """Bring the code there and start `job.sh` in a session of its own; it lives on without the connection.

@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 
+from prefect_campaign.launch.gpus.numbers import Numbers
 from prefect_campaign.launch.gpus.nvidia_smi import read_nvidia_smi
 from prefect_campaign.launch.gpus.nvml import Reading
 from prefect_campaign.launch.gpus.visible import reserved_uuids, with_reserve_checked
@@ -52,7 +53,9 @@ pc_look
 """.replace("SECONDS", str(_SMI_SECONDS)).replace("ORIGIN_NAME", ORIGIN)
 
 
-async def look_at(connection: Connection, place: RemotePlace, slots: int, clock: Clock) -> HostView:
+async def look_at(
+    connection: Connection, place: RemotePlace, slots: int, clock: Clock, numbers: Numbers | None = None
+) -> HostView:
     """The host as it is now; one that cannot be looked at has that as its problem."""
     host = connection.host
     asked_at = clock()
@@ -62,7 +65,8 @@ async def look_at(connection: Connection, place: RemotePlace, slots: int, clock:
     except CampaignError as error:
         return unseen(connection, slots, clock, error)
     seen_at = clock()
-    gpus = with_reserve_checked(reading.gpus, frozenset(host.reserve), host.keep_free, host.name)
+    gpus = (numbers or Numbers()).on(host.name, reading.gpus, whole=not reading.problem)
+    gpus = with_reserve_checked(gpus, frozenset(host.reserve), host.keep_free, host.name)
     off = max(asked_at - their_clock - 1, their_clock - seen_at - 1, 0)
     problem = ""
     if off > MOST_CLOCK_SECONDS:
