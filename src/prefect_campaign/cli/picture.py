@@ -72,7 +72,7 @@ def experiment_table(views: list[ExperimentView], width: int) -> Table:
     ]
     room = max(16, width - sum(max(map(len, cells)) + 2 for cells in columns) - 2)
     for v, value in zip(views, values, strict=True):
-        note = v.reason if v.state in ("failed", "on_hold", "queued") else v.monitoring.get("note", "")
+        note = v.reason if v.state in ("failed", "on_hold", "queued", "launching") else v.monitoring.get("note", "")
         told = note if v.comparable else f"not comparable ({', '.join(v.changes)}); {note}"
         table.add_row(
             v.exp_id,

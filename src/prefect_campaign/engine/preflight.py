@@ -12,6 +12,7 @@ from prefect_campaign.engine.hold import Hold
 from prefect_campaign.engine.hosts import Hosts
 from prefect_campaign.ledger import alerts, leases
 from prefect_campaign.ledger.alerts import ANYWAY, ELSEWHERE, STOP
+from prefect_campaign.ledger.queued import explain
 from prefect_campaign.model.crash import crash_point
 from prefect_campaign.model.devices import Gpu, HostView
 from prefect_campaign.model.records import AttemptSpec
@@ -35,6 +36,8 @@ class Waiting:
     """Seconds since the epoch."""
     next_look: float
     busy: str = ""
+    told: str = ""
+    """What `campaign status` says of it."""
     asked_at: float | None = None
 
 
@@ -156,8 +159,16 @@ class Preflight:
             return Verdict(one.spec, "start", f"{one.busy}; continued anyway")
         if one.asked_at is None and now - one.since >= ALERT_SECONDS:
             self._ask(one, now)
+        self._tell(one, now)
         # Another GPU is taken as soon as there is one, whether people say so or not; without it, waiting goes on.
         return None
+
+    def _tell(self, one: Waiting, now: float) -> None:
+        """Let people see at once why it does not start."""
+        if one.busy != one.told:
+            with self._hold.write() as connection:
+                explain(connection, self._hold.campaign_id, {one.spec.exp_id: f"waits: {one.busy}"}, now=now)
+            one.told = one.busy
 
     def _ask(self, one: Waiting, now: float) -> None:
         one.asked_at = now

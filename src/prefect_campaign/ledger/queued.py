@@ -41,7 +41,7 @@ def record_running(connection: Connection, token: str, node: str, started_at: fl
 
 
 def explain(connection: Connection, campaign_id: int, why: Mapping[str, str], *, now: float) -> None:
-    """Say of experiments (exp_id -> why) that wait in a queue what keeps them there."""
+    """Say of experiments (exp_id -> why) that are to start, or wait in a queue, what keeps them from it."""
     if why:
         rows = [{"_campaign": campaign_id, "_exp": e, "_why": text, "_now": now} for e, text in why.items()]
         connection.execute(_explain_statement(), rows)

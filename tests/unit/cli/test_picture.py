@@ -34,6 +34,14 @@ def test_a_note_takes_the_room_that_there_is() -> None:
         assert len(out.getvalue().splitlines()) == 2
 
 
+def test_what_an_experiment_waits_for_before_its_launch_is_told() -> None:
+    why = "waits: h1: GPU 0 (RTX) is used by eve's python (pid 7)"
+    view = ExperimentView("e1", "full", "full", 0, "main", None, None, 0, {}, "launching", reason=why)
+    out = io.StringIO()
+    Console(file=out, width=100).print(experiment_table([view], 100))
+    assert why in out.getvalue()
+
+
 @pytest.mark.parametrize("state", ["failed", "on_hold"])
 def test_words_of_a_reason_are_neither_markup_nor_obeyed_by_the_terminal(state: str) -> None:
     reason = "OSError: [/data/x] is full \x1b]0;t\x07"

@@ -147,6 +147,19 @@ async def test_a_busy_one_is_waited_for_in_silence_then_people_are_asked(desk: D
     assert desk.machine.looks == 1 + ALERT_SECONDS / POLL_SECONDS
 
 
+async def test_status_says_at_once_what_it_waits_for(desk: Desk) -> None:
+    with desk.book.ledger.write() as connection:
+        connection.execute(t.experiments.update().where(t.experiments.c.exp_id == PILOT).values(state="launching"))
+    desk.machine.gpu = TAKEN
+    await desk.step()
+    (view,) = [v for v in desk.book.rows(t.experiments) if v["exp_id"] == PILOT]
+    assert view["reason"] == "waits: h1: GPU 0 (RTX) is used by eve's python (pid 7)"
+    desk.machine.gpu = replace(TAKEN, problem="is lost")
+    await desk.wait(POLL_SECONDS)
+    (view,) = [v for v in desk.book.rows(t.experiments) if v["exp_id"] == PILOT]
+    assert "is lost" in view["reason"]
+
+
 async def test_it_starts_as_soon_as_the_gpu_is_free(desk: Desk) -> None:
     desk.machine.gpu = TAKEN
     assert await desk.wait(ALERT_SECONDS + POLL_SECONDS) == []
