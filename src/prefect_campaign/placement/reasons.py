@@ -1,5 +1,6 @@
 """Why experiments wait, for people: host by host, with numbers. Worked out only when somebody reads it."""
 
+import re
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 
@@ -98,18 +99,27 @@ def _brief(shape: Shape, left: Sequence[HostRoom]) -> str:
 def _waits(shape: Shape, left: Sequence[HostRoom], kept: Mapping[str, Kept]) -> str:
     if not left:
         return f"waits: needs {shape.wish}; no host is known"
-    told = [f"{h.name}: {_on(shape, h, kept)}" for h in left[:MOST_HOSTS]]
-    if len(left) > MOST_HOSTS:
-        told.append(f"and {len(left) - MOST_HOSTS} more hosts")
+    alike: dict[str, list[str]] = {}
+    for host in left:
+        alike.setdefault(_on(shape, host, kept), []).append(host.name)
+    told = [f"{_names(hosts)}: {why}" for why, hosts in list(alike.items())[:MOST_HOSTS]]
+    if len(alike) > MOST_HOSTS:
+        told.append(f"and {sum(map(len, list(alike.values())[MOST_HOSTS:]))} more hosts")
     return f"waits: needs {shape.wish}; " + "; ".join(told)
+
+
+def _names(hosts: Sequence[str]) -> str:
+    """Hosts of which the same is to be said."""
+    shown = ", ".join(hosts[:MOST_HOSTS])
+    return f"{shown} and {len(hosts) - MOST_HOSTS} more" if len(hosts) > MOST_HOSTS else shown
 
 
 def _on(shape: Shape, host: HostRoom, kept: Mapping[str, Kept]) -> str:
     """What the host has for it now."""
     demand = shape.demand
     problem = host.problem if demand.gpus else host.away
-    if problem:
-        return problem
+    if problem:  # it often names its host itself
+        return re.sub(rf"^(host )?{re.escape(host.name)}( \([^()]*\))?: ", "", problem, count=1)
     if (host.name, "*") in demand.avoid:
         return "not for this experiment"
     if host.queue:

@@ -172,6 +172,14 @@ def test_reasons_name_every_host_and_its_numbers() -> None:
     assert placement.waits == "1 wait: 1 for 2 GPUs with 22 GB free"
 
 
+def test_hosts_of_which_the_same_is_to_be_said_are_named_together() -> None:
+    views = [host(f"h{n}", problem=f"host h{n} (ann@h{n}.lab): does not answer") for n in range(12)]
+    views += [host("k1", problem="drained"), host("k2", problem="drained")]
+    assert place([whole("a")], views, [], Rules(), 0.0).reasons["a"] == (
+        "waits: needs 1 whole GPU; h0, h1, h2, h3, h4, h5, h6, h7 and 4 more: does not answer; k1, k2: drained"
+    )
+
+
 def test_reasons_say_for_whom_gpus_are_kept() -> None:
     held = [Held("h", "GPU-h-0", "x", None, until=1_000.0)]
     placement = place([whole("wide", 2), whole("long", seconds=5_000.0)], [host("h")], held, Rules(), 0.0)
