@@ -51,12 +51,14 @@ def show_plan(spec: str) -> None:
     from rich.console import Console
     from rich.table import Table
 
+    from prefect_campaign.cli.reserved_hosts import check_reserved_hosts
     from prefect_campaign.engine.checking import check_spec
     from prefect_campaign.model.load import load_campaign
     from prefect_campaign.model.template import fields_of
 
     campaign = load_campaign(spec)
     plan = check_spec(campaign, spec)
+    check_reserved_hosts(campaign, spec)
     table = Table(box=None, padding=(0, 2, 0, 0))
     for column in ("stage", "experiments", "first id"):
         table.add_column(column)
