@@ -11,7 +11,18 @@ from rich.text import Text
 
 from prefect_campaign.cli import compute, doctor_here, doctor_machines, doctor_prefect
 from prefect_campaign.cli.doctor_prefect import PREFECT, Block
-from prefect_campaign.cli.findings import BAD, NOTE, WARN, Finding, aside, document, limited, render, summary
+from prefect_campaign.cli.findings import (
+    BAD,
+    LIMIT_SECONDS,
+    NOTE,
+    WARN,
+    Finding,
+    aside,
+    document,
+    limited,
+    render,
+    summary,
+)
 from prefect_campaign.ledger.location import Home
 from prefect_campaign.model.devices import HostView
 from prefect_campaign.model.spec import Campaign
@@ -19,12 +30,13 @@ from prefect_campaign.model.spec import Campaign
 MACHINES = "Machines"
 
 
-def show_doctor(spec: str, *, as_json: bool) -> int:
+def show_doctor(spec: str, *, as_json: bool, limit: float = LIMIT_SECONDS) -> int:
     """Print what was found; returns 1 if anything must be mended, else 0.
 
     Args:
         spec: path of a spec whose machines and needs are looked at as well; empty for none.
         as_json: a document for programs.
+        limit: seconds that each look may take.
 
     Raises:
         Refused: the spec is wrong.
@@ -33,10 +45,10 @@ def show_doctor(spec: str, *, as_json: bool) -> int:
     campaign = _campaign(spec)
     home, console = Home.locate(), Console()
     if as_json or not console.is_terminal:
-        findings, view = asyncio.run(examine(home, campaign))
+        findings, view = asyncio.run(examine(home, campaign, limit))
     else:
         with console.status("looking at this machine, Prefect and all machines it knows"):
-            findings, view = asyncio.run(examine(home, campaign))
+            findings, view = asyncio.run(examine(home, campaign, limit))
     found = compute.detect(view, home)
     if as_json:
         json.dump({**document(findings), "compute": found.document()}, sys.stdout, indent=2)
@@ -50,7 +62,9 @@ def show_doctor(spec: str, *, as_json: bool) -> int:
     return 1 if any(one.level == BAD for one in findings) else 0
 
 
-async def examine(home: Home, campaign: Campaign | None) -> tuple[list[Finding], HostView]:
+async def examine(
+    home: Home, campaign: Campaign | None, limit: float = LIMIT_SECONDS
+) -> tuple[list[Finding], HostView]:
     """All findings in their order, and this machine as it is seen."""
     environment = dict(os.environ)
     seen: list[HostView] = []
@@ -61,18 +75,18 @@ async def examine(home: Home, campaign: Campaign | None) -> tuple[list[Finding],
         return [*findings, *_wanted(campaign, view)]
 
     parts = await asyncio.gather(
-        limited(doctor_here.MACHINE, "this machine", aside(lambda: doctor_here.machine(home))),
-        limited(doctor_here.VERSIONS, "installed packages", aside(doctor_here.versions)),
-        limited(doctor_here.KEYS, "keys", aside(lambda: doctor_here.keys(environment))),
-        limited(doctor_here.LEDGER, "the ledger", aside(lambda: doctor_here.ledger(home))),
-        limited("GPUs here", "GPUs of this machine", here()),
-        _prefect_and_machines(home, campaign),
+        limited(doctor_here.MACHINE, "this machine", aside(lambda: doctor_here.machine(home)), limit),
+        limited(doctor_here.VERSIONS, "installed packages", aside(doctor_here.versions), limit),
+        limited(doctor_here.KEYS, "keys", aside(lambda: doctor_here.keys(environment)), limit),
+        limited(doctor_here.LEDGER, "the ledger", aside(lambda: doctor_here.ledger(home)), limit),
+        limited("GPUs here", "GPUs of this machine", here(), limit),
+        _prefect_and_machines(home, campaign, limit),
     )
     findings = [one for part in parts for one in part]
     return findings, seen[0] if seen else HostView("this machine", len(os.sched_getaffinity(0)))
 
 
-async def _prefect_and_machines(home: Home, campaign: Campaign | None) -> list[Finding]:
+async def _prefect_and_machines(home: Home, campaign: Campaign | None, limit: float) -> list[Finding]:
     url: list[str | None] = [None]
     known: list[Block] = []
 
@@ -84,12 +98,12 @@ async def _prefect_and_machines(home: Home, campaign: Campaign | None) -> list[F
         known.extend(await doctor_prefect.blocks(url[0] or ""))
         return []
 
-    found = await limited(PREFECT, "the Prefect server", server())
+    found = await limited(PREFECT, "the Prefect server", server(), limit)
     if url[0]:
-        found += await limited(PREFECT, "machine blocks", ask())
+        found += await limited(PREFECT, "machine blocks", ask(), limit)
     named = [name for name in (campaign.launcher if campaign else []) if "/" in name]
     found += [_missing(name, url[0]) for name in named if name not in {block.launcher for block in known}]
-    looks = (limited(f"Machine {one.launcher}", one.launcher, doctor_machines.machine(one)) for one in known)
+    looks = (limited(f"Machine {one.launcher}", one.launcher, doctor_machines.machine(one), limit) for one in known)
     found += [one for some in await asyncio.gather(*looks) for one in some]
     if not known and not named:
         found.append(Finding(MACHINES, NOTE, "only this one; others are Prefect blocks (ssh/NAME, docker/NAME, ...)"))

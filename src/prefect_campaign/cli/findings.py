@@ -14,7 +14,7 @@ from prefect_campaign.model.errors import CampaignError
 from prefect_campaign.model.text import printable
 
 LIMIT_SECONDS = 15.0
-"""What takes longer is a finding of its own, and holds nothing else up."""
+"""What takes longer is called slow, unless the person has given another limit; it holds nothing else up."""
 
 GOOD, NOTE, WARN, BAD = "green", "note", "yellow", "red"
 SIGNS = {GOOD: ("✓", "green"), NOTE: ("·", "dim"), WARN: ("!", "bold yellow"), BAD: ("✗", "bold red")}
@@ -34,19 +34,23 @@ class Finding:
     """What to do about it."""
 
 
-async def limited(group: str, what: str, look: Awaitable[Sequence[Finding]]) -> list[Finding]:
-    """The findings of one look; if it fails or takes too long, that is the finding.
+async def limited(
+    group: str, what: str, look: Awaitable[Sequence[Finding]], limit: float = LIMIT_SECONDS
+) -> list[Finding]:
+    """The findings of one look; if it fails or takes too long, that is the finding. Slow is not broken.
 
     Args:
         group: of the findings.
         what: is looked at, for people.
         look: makes the findings.
+        limit: seconds that it may take.
     """
     try:
-        async with asyncio.timeout(LIMIT_SECONDS):
+        async with asyncio.timeout(limit):
             return list(await look)
     except TimeoutError:
-        return [Finding(group, BAD, f"{what}: no answer within {LIMIT_SECONDS:g} s", "see that it is up and not busy")]
+        do = f"see that it is up and not busy; `--limit {2 * limit:g}` waits longer"
+        return [Finding(group, WARN, f"{what}: slow, no answer within {limit:g} s", do)]
     except CampaignError as error:
         return [of_error(group, what, error)]
     except Exception as error:

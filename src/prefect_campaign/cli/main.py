@@ -105,11 +105,12 @@ def gpus(
 def doctor(
     spec: Annotated[str, typer.Argument(help="Campaign spec whose machines and needs are looked at, too.")] = "",
     as_json: Annotated[bool, typer.Option("--json", help="For programs; the keys are fixed.")] = False,
+    limit: Annotated[float, typer.Option("--limit", min=0.1, help="Seconds after which a look is called slow.")] = 15.0,
 ) -> None:
     """Look at all that campaigns depend on, and say what to do about it; starts and changes nothing."""
     from prefect_campaign.cli.doctor import show_doctor
 
-    sys.exit(show_doctor(spec, as_json=as_json))
+    sys.exit(show_doctor(spec, as_json=as_json, limit=limit))
 
 
 @app.command()

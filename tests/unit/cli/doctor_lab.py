@@ -30,5 +30,5 @@ def texts(found: list[Finding], level: str) -> str:
     return "\n".join(f"{one.what} -> {one.do}" for one in found if one.level == level)
 
 
-async def seen(one: Block) -> list[Finding]:
-    return await findings.limited("x", one.launcher, doctor_machines.machine(one))
+async def seen(one: Block, limit: float = findings.LIMIT_SECONDS) -> list[Finding]:
+    return await findings.limited("x", one.launcher, doctor_machines.machine(one), limit)

@@ -83,15 +83,12 @@ def test_a_ledger_of_a_newer_release_is_red(home: Home, ledger: Any) -> None:
 
 def test_what_blocks_for_ever_holds_up_neither_the_others_nor_the_end() -> None:
     async def run() -> list[Finding]:
-        return await findings.limited("g", "a dead disk", findings.aside(lambda: time.sleep(30) or []))
+        return await findings.limited("g", "a dead disk", findings.aside(lambda: time.sleep(30) or []), 0.05)
 
-    findings_limit, findings.LIMIT_SECONDS = findings.LIMIT_SECONDS, 0.05
-    try:
-        (found,) = asyncio.run(run())
-    finally:
-        findings.LIMIT_SECONDS = findings_limit
-    assert found.level == BAD
-    assert "no answer" in found.what
+    (found,) = asyncio.run(run())
+    assert found.level == WARN  # it may be this machine that is busy
+    assert found.what == "a dead disk: slow, no answer within 0.05 s"
+    assert "--limit 0.1" in found.do
 
 
 @pytest.mark.parametrize("width", [40, 80, 140])
