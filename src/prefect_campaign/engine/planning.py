@@ -14,6 +14,7 @@ from prefect_campaign.engine.batch import Batch
 from prefect_campaign.engine.hosts import FRESH_SECONDS, Hosts
 from prefect_campaign.engine.origin import Origin
 from prefect_campaign.engine.preflight import busy, tenants
+from prefect_campaign.engine.probe_waits import ProbeWaits
 from prefect_campaign.engine.probing import Prober
 from prefect_campaign.engine.vram import Vram
 from prefect_campaign.ledger import batches, campaigns, gates, leases, waits
@@ -59,6 +60,7 @@ class Planner:
         self._ledger = ledger
         self._hosts = hosts
         self._rules = rules_of(campaign)
+        self._probes = ProbeWaits(row.id, campaign.resources, prober, share=self._rules.share)
         self._never: dict[str, str] = {}
         self._told = False
         self._told_waits: tuple[str | None, float] = None, 0.0
@@ -134,9 +136,14 @@ class Planner:
             return []
         probed, waiting = self._probed_first(due)
         wanted = {e: self._demand(e, left, probed=e in probed) for e in due if e not in waiting}
-        queues = frozenset((v.host, "*") for v in self._hosts.views if v.queue)
-        avoided = {e: self._occupied(taken) for e in self._moved & set(wanted)} | dict.fromkeys(probed, queues)
-        for exp_id, avoid in avoided.items():  # no queue shows a probe's memory
+        avoided = {e: self._occupied(taken) for e in self._moved & set(wanted)}
+        for exp_id, shape in probed.items():
+            vram = self._probes.memory(connection, shape, left, now)
+            wanted[exp_id] = replace(wanted[exp_id][0], vram_mb=vram), wanted[exp_id][1]
+            avoided[exp_id] = frozenset((v.host, "*") for v in self._hosts.views if v.queue)  # they show no memory
+            if vram is not None and not self._probes.anyway(connection, shape):
+                avoided[exp_id] |= self._occupied(taken)
+        for exp_id, avoid in avoided.items():
             wanted[exp_id] = replace(wanted[exp_id][0], avoid=wanted[exp_id][0].avoid | avoid), wanted[exp_id][1]
         demands = [*self._of_others(connection, now), *(demand for demand, _ in wanted.values())]
         rules = replace(self._rules, avoid=(*self._rules.avoid, *self._hosts.failed))
@@ -159,9 +166,8 @@ class Planner:
         record_intents(connection, self._row.id, intents, now=now)
         if self._campaign.sweep.optuna_search:
             batches.record_params(connection, self._row.id, [i.spec for i in intents])
-        self._prober.begin(
-            connection, [(self._batch.waiting[a.exp_id], probed[a.exp_id], a) for a in got if a.exp_id in probed], now
-        )
+        memory = {e: wanted[e][0].vram_mb for e in probed}
+        self._probes.begin(connection, probed, self._batch.waiting, memory, placement, now)
         return intents
 
     def call_off(self, *, early_stop: bool) -> dict[str, list[Move]]:
@@ -217,7 +223,7 @@ class Planner:
         return {exp_id: shape for shape, exp_id in first.items()}, waiting
 
     def _demand(self, exp_id: str, left: Sequence[HostRoom], *, probed: bool) -> tuple[Demand, str | None]:
-        """What it wants, and whose word its memory is; a probe gets whole GPUs."""
+        """What it wants, and whose word its memory is; `_probes` says how much a probe gets."""
         wanted, view = self._campaign.resources, self._batch.waiting[exp_id]
         seconds = wanted.expected_minutes * 60 if wanted.expected_minutes else None
         demand = Demand(exp_id, gpus=wanted.gpus, waiting_since=view.updated_at, seconds=seconds)

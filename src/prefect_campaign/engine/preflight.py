@@ -141,7 +141,7 @@ class Preflight:
             return None
         with self._hold.ledger.read() as connection:
             taken = leases.held(connection, [one.spec.host])
-        one.busy = _busy(one.spec, seen[1], taken)
+        one.busy = busy_for(one.spec, seen[1], taken)
         answer = self._answer(one) if one.asked_at is not None else None
         if answer is not None:
             crash_point("answer_taken")
@@ -223,7 +223,7 @@ def busy(gpu: Gpu, tenants: Collection[str]) -> str:
     return ""
 
 
-def _busy(spec: AttemptSpec, view: HostView, taken: Sequence[leases.Lease]) -> str:
+def busy_for(spec: AttemptSpec, view: HostView, taken: Sequence[leases.Lease]) -> str:
     """Why an attempt must not start on its GPUs now; empty if it may."""
     problem = view.problem or view.gpu_problem
     if problem:

@@ -6,7 +6,7 @@ Why it is done this way: docs/decisions/0006-gpus.md.
 import asyncio
 import logging
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 
 from sqlalchemy import Connection
 
@@ -15,20 +15,20 @@ from prefect_campaign.engine.attempts import run_dir_of, spec_from
 from prefect_campaign.engine.hold import Hold
 from prefect_campaign.engine.hosts import Hosts
 from prefect_campaign.engine.memory import command_values, memory_of
-from prefect_campaign.engine.preflight import POLL_SECONDS, busy
+from prefect_campaign.engine.preflight import POLL_SECONDS, busy_for
+from prefect_campaign.engine.probe import Placed, Probe
 from prefect_campaign.launch.protocol import Launcher
 from prefect_campaign.ledger import probes
 from prefect_campaign.ledger.campaigns import CampaignRow
-from prefect_campaign.ledger.leases import Claim
+from prefect_campaign.ledger.leases import Claim, held
 from prefect_campaign.ledger.location import Home
 from prefect_campaign.ledger.reading import Reader
 from prefect_campaign.model.crash import crash_point
 from prefect_campaign.model.errors import Fenced, Refused, Transient
 from prefect_campaign.model.ids import digest, token
-from prefect_campaign.model.records import AttemptSpec, ExperimentView, Handle
+from prefect_campaign.model.records import AttemptSpec, ExperimentView
 from prefect_campaign.model.spec import Campaign
 from prefect_campaign.model.template import fill, words_of
-from prefect_campaign.placement.demand import Assignment
 
 LIMIT_SECONDS = 600.0
 """A probe that takes longer is stopped."""
@@ -37,28 +37,6 @@ SAMPLE_SECONDS = 0.2
 FAR_SECONDS = 1.0  # the same on other hosts
 
 log = logging.getLogger("prefect_campaign")
-
-
-@dataclass
-class Probe:
-    """One short run."""
-
-    key: str
-    """Of the shape and the command."""
-    spec: AttemptSpec
-    exp_id: str
-    """The experiment that it stands for."""
-    campaign_id: int
-    since: float
-    """Seconds since the epoch."""
-    peak: int = 0
-    handle: Handle | None = None
-    stop: str = ""
-    """Why it must not go on."""
-    late: bool = False
-    """Whether that is because it took too long, which says something about its shape."""
-    begun: asyncio.Event = field(default_factory=asyncio.Event)
-    """Set once its job runs, or is known not to be able to run yet."""
 
 
 class Prober:
@@ -108,22 +86,28 @@ class Prober:
         """Whether a shape is being probed."""
         return self._key(shape) in self._open
 
-    def begin(
-        self, connection: Connection, wanted: Sequence[tuple[ExperimentView, Shape, Assignment]], now: float
-    ) -> None:
+    def skip(self, connection: Connection, view: ExperimentView, shape: Shape, now: float) -> None:
+        """A person does not want a shape to be probed."""
+        data = {"key": (key := self._key(shape)), "token": "", "peak": None, "stopped": False}
+        why = "probe: skipped by a person; the next best source is taken"
+        probes.end(connection, self._row.id, view.exp_id, "", data, why, now)
+        self._results[key] = None
+
+    def begin(self, connection: Connection, wanted: Sequence[Placed], now: float) -> None:
         """Lease the GPUs of probes and write down what is about to run; `step` starts them once that is durable.
 
         Raises:
             Stale: a GPU was taken meanwhile; none is begun.
         """
         begun = []
-        for view, shape, place in wanted:
-            number = self._numbers.get(key := self._key(shape), 0)
-            spec = replace(self._spec(view, key, number), host=place.host, gpus=place.devices)
-            claim = Claim(place.host, place.devices, spec.token)
-            data = {"key": key, "launcher": self._hosts.launcher(place.host), "spec": vars(spec)}
-            probes.begin(connection, self._row.id, view.exp_id, claim, data, now)
-            begun.append((Probe(key, spec, view.exp_id, self._row.id, now), number))
+        for one in wanted:
+            host, gpus, exp_id = one.place.host, one.place.devices, one.view.exp_id
+            number = self._numbers.get(key := self._key(one.shape), 0)
+            spec = replace(self._spec(one.view, key, number), host=host, gpus=gpus)
+            claim = Claim(host, gpus, spec.token, one.vram_mb, one.shared, run_dir=spec.run_dir)
+            data = {"key": key, "launcher": self._hosts.launcher(host), "spec": vars(spec), "anyway": one.anyway}
+            probes.begin(connection, self._row.id, exp_id, claim, data, now)
+            begun.append((Probe(key, spec, exp_id, self._row.id, now, anyway=one.anyway), number))
         for probe, number in begun:
             self._numbers[probe.key] = number + 1
             self._begun.append(probe)
@@ -151,7 +135,9 @@ class Prober:
             key, campaign_id = row["data"]["key"], row["campaign_id"]
             if row["kind"] == probes.BEGUN:
                 spec = spec_from(row["data"]["spec"])
-                left[spec.token] = Probe(key, spec, row["exp_id"], campaign_id, row["at"])
+                left[spec.token] = Probe(
+                    key, spec, row["exp_id"], campaign_id, row["at"], anyway=row["data"].get("anyway", False)
+                )
                 self._numbers[key] = self._numbers.get(key, 0) + (campaign_id == self._row.id)
             elif row["kind"] == probes.SEEN and row["data"]["token"] in left:
                 left[row["data"]["token"]].peak = row["data"]["peak"]
@@ -233,11 +219,10 @@ class Prober:
             if one.stop:
                 return one.stop
             view = await self._hosts.look_at(one.spec.host)
-            gpus = {gpu.uuid: gpu for gpu in view.gpus}
-            for uuid in one.spec.gpus:
-                taken = busy(gpus[uuid], [one.spec.run_dir]) if uuid in gpus else f"{uuid} is gone"
-                if view.problem or taken:
-                    raise Transient(view.problem or taken)
+            with self._hold.ledger.read() as connection:
+                why = busy_for(one.spec, view, held(connection, [one.spec.host]))
+            if why and not one.anyway:
+                raise Transient(why)
             try:
                 one.handle = await self._launcher.submit(one.spec)
             except Refused as error:

@@ -23,11 +23,18 @@ RECENT = 20
 MEANING = {
     "Continue anyway": "start beside whoever is there; begins now, but both get slower and may run out of memory",
     "Pick another GPU": "wait until this or another one is free; disturbs nobody, but begins only then (recommended)",
+    "Skip the probe": "take the next best word for how much memory is needed; costs no GPU, and may be wrong",
     "Stop": "put the experiment on hold; costs nothing, and it runs after `campaign resume NAME --retry-failed`",
 }
 """What each choice does, and what speaks for and against it."""
 
-DONE = {"start": "started", "elsewhere": "went to another GPU", "stop": "stopped", "continue": "goes on"}
+DONE = {
+    "start": "started",
+    "elsewhere": "went to another GPU",
+    "stop": "stopped",
+    "continue": "goes on",
+    "skip": "was skipped",
+}
 """What was done about an alert, by its effect."""
 
 

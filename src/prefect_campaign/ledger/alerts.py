@@ -14,6 +14,7 @@ from prefect_campaign.model.errors import Refused
 ANYWAY = "Continue anyway"
 ELSEWHERE = "Pick another GPU"
 STOP = "Stop"
+SKIP = "Skip the probe"
 
 
 def add_alert(

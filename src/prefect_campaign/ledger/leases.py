@@ -4,7 +4,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cache
 
-from sqlalchemy import Connection, Delete, Insert, Select, bindparam, delete, insert, select
+from sqlalchemy import Connection, Delete, Insert, Select, bindparam, delete, func, insert, select
 
 from prefect_campaign.ledger import tables as t
 from prefect_campaign.model.errors import Transient
@@ -26,6 +26,8 @@ class Claim:
     shared: bool = False
     until: float | None = None
     """When it is expected to end, if known; seconds since the epoch."""
+    run_dir: str | None = None
+    """Of a job that is no attempt; an attempt's is known anyway."""
 
 
 @dataclass(frozen=True)
@@ -39,7 +41,7 @@ class Lease:
     vram_mb: int | None
     shared: bool
     run_dir: str | None
-    """Of the attempt: its processes carry it in their environment."""
+    """Of its job, whose processes carry it in their environment."""
     until: float | None = None
     """When it is expected to end, if known."""
 
@@ -72,6 +74,7 @@ def take(connection: Connection, campaign_id: int, claims: Sequence[Claim], *, n
             "shared": c.shared,
             "until": c.until,
             "taken_at": now,
+            "run_dir": c.run_dir,
         }
         for c in claims
         for device in c.devices
@@ -98,7 +101,8 @@ def release(connection: Connection, tokens: Sequence[str]) -> None:
 @cache
 def _held_statement() -> Select[tuple[str, str, str, int, int | None, bool, str | None, float | None]]:
     c = t.leases.c
-    query = select(c.host, c.device, c.token, c.campaign_id, c.vram_mb, c.shared, t.attempts.c.run_dir, c.until)
+    run_dir = func.coalesce(c.run_dir, t.attempts.c.run_dir)
+    query = select(c.host, c.device, c.token, c.campaign_id, c.vram_mb, c.shared, run_dir, c.until)
     joined = query.join(t.attempts, t.attempts.c.token == c.token, isouter=True)
     return joined.where(c.host.in_(bindparam("hosts", expanding=True)))
 

@@ -45,7 +45,7 @@ def begun(connection: Connection, campaign_ids: Collection[int], tokens: Collect
 def begin(
     connection: Connection, campaign_id: int, exp_id: str, claim: Claim, data: dict[str, Any], now: float
 ) -> None:
-    """Lease whole GPUs for a probe and write down what is about to run.
+    """Lease GPUs for a probe and write down what is about to run.
 
     Raises:
         Stale: somebody has one of them.

@@ -143,6 +143,8 @@ leases = Table(
     # When its attempt is expected to end, if known.
     Column("until", Float),
     Column("taken_at", Float, nullable=False),
+    # Of what is no attempt, such as a probe; an attempt's is with the attempt.
+    Column("run_dir", Text),
     UniqueConstraint("host", "device", "token"),
 )
 

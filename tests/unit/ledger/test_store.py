@@ -116,6 +116,7 @@ def test_the_migrations_make_exactly_the_tables_of_the_code(ledger: Ledger) -> N
 def test_a_ledger_of_the_first_release_is_brought_up_to_date_with_all_that_is_in_it(home: Home, ledger: Ledger) -> None:
     with ledger.write() as connection:
         connection.execute(text("DROP TABLE gpu_numbers"))
+        connection.execute(text("ALTER TABLE leases DROP COLUMN run_dir"))
         connection.execute(text("UPDATE alembic_version SET version_num = '0001'"))
     with Ledger.open(home).write() as connection:
         assert connection.execute(text("SELECT COUNT(*) FROM gpu_numbers")).scalar() == 0

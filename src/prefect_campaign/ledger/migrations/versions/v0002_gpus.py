@@ -1,4 +1,4 @@
-"""Which number each GPU had when it was first seen."""
+"""Which number each GPU had when it was first seen; whose processes belong to a lease that is no attempt's."""
 
 import sqlalchemy as sa
 from alembic import op
@@ -10,7 +10,7 @@ depends_on = None
 
 
 def upgrade() -> None:
-    """Create the table."""
+    """Add a table and a column."""
     op.create_table(
         "gpu_numbers",
         sa.Column("id", sa.Integer(), nullable=False),
@@ -23,3 +23,4 @@ def upgrade() -> None:
         sa.PrimaryKeyConstraint("id"),
         sa.UniqueConstraint("host", "number"),
     )
+    op.add_column("leases", sa.Column("run_dir", sa.Text(), nullable=True))
