@@ -93,6 +93,29 @@ async def test_a_host_that_dies_in_the_middle_is_waited_for_and_its_job_adopted(
     here.settled()
 
 
+async def test_a_work_folder_that_is_gone_is_said_though_its_host_answers(
+    tmp_path: Path, home: Any, hosts: dict[str, Sshd], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(away, "POLL_SECONDS", 0.1)
+    here = lab(tmp_path, REPORT)
+    async with here.open(fleet(hosts)) as dispatcher:
+        run = asyncio.create_task(dispatcher.run())
+        await until(lambda: here.states == ["running"] * 3)
+        root = hosts["h2"].home / ".campaign"
+        root.rename(root.with_name("unmounted"))
+        await until(lambda: here.states.count("on_hold") == 1, 60)
+        (held,) = [v for v in here.views if v.state == "on_hold"]
+        assert held.reason.startswith(
+            f"host h2 answers, but its work folder {root} is gone; if its disk is not mounted"
+        )
+        assert "does not answer" not in held.reason
+        root.with_name("unmounted").rename(root)
+        (tmp_path / "go").touch()
+        await asyncio.wait_for(run, 120)
+    assert here.states == ["done"] * 3
+    here.settled()
+
+
 async def test_a_host_that_is_away_from_the_start_leaves_its_share_to_the_other(
     tmp_path: Path, home: Any, hosts: dict[str, Sshd]
 ) -> None:

@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import re
 import shutil
 import socket
 import subprocess
@@ -210,9 +211,28 @@ async def test_a_work_folder_that_is_not_mounted_makes_jobs_unreachable_not_gone
     root.rename(root.with_name("unmounted"))
     seen = await see(launcher, spec, handle)
     assert seen.status == "unreachable"
+    assert seen.host_answers
     assert "not mounted" in seen.detail
     root.with_name("unmounted").rename(root)
     assert (await see(launcher, spec, handle)).exit_code == 0
+
+
+async def test_a_work_folder_that_was_deleted_is_made_anew_as_a_person_is_told(world: World, sshd: Sshd):
+    launcher = world.launcher(sshd)
+    spec = world.spec("sleep 600")
+    handle = await launcher.submit(spec)
+    await launcher.cancel(spec, handle)
+    root = sshd.home / ".campaign"
+    shutil.rmtree(root)
+    seen = await see(launcher, spec, handle)
+    assert f"its work folder {root} is gone" in seen.detail
+    command = re.search("`(.*)`", seen.detail)
+    assert command is not None
+    subprocess.run(command[1], shell=True, check=True)
+    assert (await see(launcher, spec, handle)).status == "gone"
+    # What starts there needs no such help.
+    shutil.rmtree(root)
+    assert (await finished(launcher, world.spec("true", name="next"))).exit_code == 0
 
 
 def only(sshd: Sshd, *without: str) -> None:

@@ -178,6 +178,8 @@ def _host_turn(live: Live, one: Observation) -> Turn | None:
     here = live.handle.host == host_name()
     what = f"{live.handle.launcher} on this machine" if here else f"host {live.handle.host}"
     if live.away_since is None and live.reach.away:
+        if one.host_answers:
+            return Turn(live, ExperimentState.ON_HOLD, printable(one.detail))
         why = f" ({printable(one.detail)[:MOST_WORDS]})" if one.detail else ""
         return Turn(live, ExperimentState.ON_HOLD, f"{what} does not answer{why}; the job may run on")
     if live.away_since is not None and not live.reach.missed_in_a_row:

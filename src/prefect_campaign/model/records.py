@@ -84,6 +84,8 @@ class Observation:
     quiet_since: float | None = None
     """When a running job last wrote to a log or metric file, as its own host tells, in seconds since the epoch of the
     observer's clock; None if the host did not tell."""
+    host_answers: bool = False
+    """Whether the host of an `unreachable` job does answer, but cannot say how it is; `detail` says what to do."""
 
 
 @dataclass(frozen=True)

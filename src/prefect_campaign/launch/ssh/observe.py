@@ -2,6 +2,7 @@
 
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field, replace
+from shlex import quote
 
 from prefect_campaign.launch.ssh.connection import Connection
 from prefect_campaign.launch.ssh.mirror import Missing, local_end, mirror, put_record, started
@@ -9,7 +10,7 @@ from prefect_campaign.launch.ssh.remote import Job, Seen, observe_script, read_o
 from prefect_campaign.launch.ssh.remote_paths import RemotePlace
 from prefect_campaign.model.clock import Clock, system_clock
 from prefect_campaign.model.crash import crash_point
-from prefect_campaign.model.errors import CampaignError, Transient
+from prefect_campaign.model.errors import CampaignError
 from prefect_campaign.model.records import AttemptSpec, Handle, Observation
 
 
@@ -82,11 +83,13 @@ async def _look(
         copied = any(not connection.host.is_shared(one.spec.run_dir) for one in waiting)
         answer = await connection.read(observe_script(place.root if copied else "/", jobs))
         seen = read_observed(answer, len(jobs))
-        if seen is None:
-            raise Transient(f"host {connection.host.name}: {place.root} is missing there; is a disk not mounted?")
     except CampaignError as error:
         for one in waiting:
             found[one.spec.token] = one.seen("unreachable", str(error))
+        return []
+    if seen is None:
+        for one in waiting:
+            found[one.spec.token] = replace(one.seen("unreachable", _no_root(place)), host_answers=True)
         return []
     # Taken after the answer, so that time lost on the way makes a job look busier, never more quiet.
     now = clock()
@@ -112,6 +115,15 @@ async def _look(
     if damaged:
         await _set_aside(connection, place, damaged)
     return damaged
+
+
+def _no_root(place: RemotePlace) -> str:
+    """The jobs may have ended well, with their records on a disk that is not there now: so nothing is made anew."""
+    return (
+        f"host {place.host.name} answers, but its work folder {place.root} is gone; if its disk is not mounted, mount "
+        f"it; if it was deleted, `mkdir -p {quote(place.root)}` there: jobs that do not live are lost then, and tried "
+        "again"
+    )
 
 
 def _is_over(state: Seen) -> bool:
