@@ -83,6 +83,7 @@ def estimate_full_hours(
     scales = {s.name: s.scale for s in plan.stages}
     expected = campaign.resources.expected_minutes
     hours: dict[str, float | None] = {}
+    measured: dict[str, float | None] = {}
     matched = 0
     ratios: dict[str, None] = {}
     for experiment in wanted:
@@ -91,7 +92,8 @@ def estimate_full_hours(
             continue
         same = [v for v in timed if (v.method, v.dataset) == (experiment.method, experiment.dataset)]
         matched += bool(same)
-        hours[experiment.exp_id] = _hours(experiment, same or timed, scales, platform_factor, ratios)
+        measured[experiment.exp_id] = _hours(experiment, same or timed, scales, platform_factor, ratios)
+    hours |= {exp_id: None if h is None else max(h, LEAST_HOURS) for exp_id, h in measured.items()}
 
     devices = max(campaign.resources.gpus, 1)
     known = [h for h in hours.values() if h is not None]
@@ -111,7 +113,7 @@ def estimate_full_hours(
         price=None if price is None or total is None else price * total,
         price_used=None if price is None else price * used,
         currency=campaign.policy.budget.currency,
-        basis=_basis(expected, timed, len(wanted), matched, ratios, platform_factor),
+        basis=_basis(expected, timed, len(wanted), matched, ratios, platform_factor) + _below_least(measured, devices),
     )
 
 
@@ -150,7 +152,7 @@ def _hours(
     factor: float,
     ratios: dict[str, None],
 ) -> float | None:
-    """Hours of one full experiment; notes in `ratios` what the scaling rests on."""
+    """Hours of one full experiment by pilot runs alone; notes in `ratios` what the scaling rests on."""
     if not timed:
         return None
     latest = max(v.stage_index for v in timed)
@@ -165,7 +167,7 @@ def _hours(
             ratio, basis = work_ratio(experiment.params, view.params)
         ratios[basis or f"no scale known for stage {view.stage}, taken as 1"] = None
         minutes.append(_minutes(view) * ratio)
-    return max(sum(minutes) / len(minutes) / 60 * factor * SAFETY, LEAST_HOURS)
+    return sum(minutes) / len(minutes) / 60 * factor * SAFETY
 
 
 def _minutes(view: ExperimentView) -> float:
@@ -197,6 +199,16 @@ def _makespan(hours: Sequence[float], slots: int) -> float:
     for duration in sorted(hours, reverse=True):
         heapq.heapreplace(ends, ends[0] + duration)
     return max(ends)
+
+
+def _below_least(measured: Mapping[str, float | None], devices: int) -> str:
+    """What it would be without `LEAST_HOURS`, if that makes any difference: more is asked than was measured."""
+    known = [h for h in measured.values() if h is not None]
+    if all(h >= LEAST_HOURS for h in known):
+        return ""
+    seconds = sum(known) * devices * 3600
+    told = f"{number(math.ceil(seconds))} s" if seconds < 60 else f"{number(math.ceil(seconds / 60))} min"
+    return f"; by the measured runs alone it is {told} in all: resources.expected_minutes overrules the least"
 
 
 def _basis(

@@ -48,7 +48,18 @@ def test_scale_comes_before_the_arguments():
 def test_at_least_half_an_hour():
     spec = campaign()
     plan, views = timed(spec, {"ours": 0.01, "tent": 0.01})
-    assert hours(estimate_full_hours(spec, plan, views), "ours") == 0.5
+    cost = estimate_full_hours(spec, plan, views)
+    assert hours(cost, "ours") == 0.5
+    # Six runs of 0.01 min x 5 for the epochs x 1.2: what was measured is not hidden behind it.
+    assert "by the measured runs alone it is 22 s in all" in cost.basis
+    plan, views = timed(spec, {"ours": 1, "tent": 1})
+    assert "by the measured runs alone it is 36 min in all" in estimate_full_hours(spec, plan, views).basis
+
+
+def test_what_was_measured_is_not_told_twice():
+    spec = campaign()
+    plan, views = timed(spec, {"ours": 60, "tent": 60})
+    assert "alone" not in estimate_full_hours(spec, plan, views).basis
 
 
 def test_platform_factor_and_unknown_scale():
