@@ -11,7 +11,7 @@ from pydantic import Field
 from prefect_campaign.engine.answers import answer_alert
 
 # The words of `ledger.alerts`; only literals make a select box.
-Choice = Literal["Continue anyway", "Pick another GPU", "Stop"]
+Choice = Literal["Continue anyway", "Pick another GPU", "Skip the probe", "Stop"]
 
 
 @flow(name="intervene", flow_run_name="alert {alert}: {choice}", persist_result=False)
@@ -25,8 +25,9 @@ async def intervene(
     Args:
         alert: Number of the alert, as its artifact, the log of its monitor run and `campaign alerts` say it.
         choice: "Continue anyway" starts the experiment beside whoever uses the GPU; "Pick another GPU" waits until
-            one is free, and disturbs nobody; "Stop" puts it on hold until a person has it tried again. Open the list
-            by the arrow at its right end.
+            one is free, and disturbs nobody; "Skip the probe" runs it without measuring its memory first; "Stop" puts
+            it on hold until a person has it tried again. The alert says which of these it takes. Open the list by the
+            arrow at its right end.
         by: Your name; kept with the answer.
         reason: Why; kept with the answer.
 

@@ -9,7 +9,7 @@ from unit.alert_lab import PILOT, ask, launching, settle, tell
 from prefect_campaign.engine.setting import Setting
 from prefect_campaign.flows.intervene import Choice, intervene
 from prefect_campaign.ledger.alert_list import MEANING, recent_alerts
-from prefect_campaign.ledger.alerts import ANYWAY, ELSEWHERE, STOP
+from prefect_campaign.ledger.alerts import ANYWAY, ELSEWHERE, SKIP, STOP
 from prefect_campaign.ledger.location import Home
 from prefect_campaign.ledger.reading import Reader
 from prefect_campaign.model.errors import Refused
@@ -28,8 +28,8 @@ def text(setting: Setting, form: str = "") -> str:
 
 
 def test_the_form_offers_what_the_ledger_takes() -> None:
-    assert typing.get_args(Choice) == (ANYWAY, ELSEWHERE, STOP)
-    assert set(MEANING) == {ANYWAY, ELSEWHERE, STOP}
+    assert typing.get_args(Choice) == (ANYWAY, ELSEWHERE, SKIP, STOP)
+    assert set(MEANING) == {ANYWAY, ELSEWHERE, SKIP, STOP}
 
 
 def test_who_must_answer_gets_choices_with_reasons_and_the_ways_to_answer(setting: Setting) -> None:
@@ -38,8 +38,8 @@ def test_who_must_answer_gets_choices_with_reasons_and_the_ways_to_answer(settin
     told = text(setting, "http://ui/run?parameters=")
     assert "\x1b" not in told
     assert f"{PILOT} attempt 1 waits" in told
-    for choice, meaning in MEANING.items():
-        assert f"- **{choice}**: {meaning}." in told
+    for choice in (ANYWAY, ELSEWHERE, STOP):
+        assert f"- **{choice}**: {MEANING[choice]}." in told
     assert f"`campaign answer {number} 'Continue anyway'`" in told
     assert "(http://ui/run?parameters=%257B%2522alert%2522%253A%25201%257D)" in told
     assert "`campaign up`" not in told
