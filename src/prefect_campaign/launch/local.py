@@ -11,7 +11,7 @@ from pathlib import Path
 
 from prefect_campaign.launch import tmux as tmux_jobs
 from prefect_campaign.launch.gpus.inventory import GpuReader, shared_reader
-from prefect_campaign.launch.gpus.numbers import Numbers
+from prefect_campaign.launch.gpus.numbers import Numbers, WithNumbers
 from prefect_campaign.launch.gpus.visible import reserved_uuids, usable, with_reserve_checked
 from prefect_campaign.launch.identity import (
     LOCAL,
@@ -55,7 +55,7 @@ class _Followed:
     on_end: list[Callable[[str], None]] = field(default_factory=list)
 
 
-class LocalLauncher:
+class LocalLauncher(WithNumbers):
     """Runs attempts on this machine.
 
     Args:
@@ -92,14 +92,9 @@ class LocalLauncher:
         self._started: dict[str, Handle] = {}
         self._followed: dict[str, _Followed] = {}
 
-    def number_by(self, numbers: Numbers) -> None:
-        """From now on numbers of GPUs mean what these say."""
-        self._numbers = numbers
-
     async def look(self) -> list[HostView]:
         """This machine, with the GPUs that are left to this process; within about 10 s, also if the driver hangs."""
-        reader = self._gpus or shared_reader()
-        reading = await asyncio.to_thread(reader.read)
+        reading = await asyncio.to_thread((self._gpus or shared_reader()).read)
         host = host_name()
         gpus = self._numbers.on(host, reading.gpus, whole=not reading.problem)
         gpus = with_reserve_checked(usable(gpus, os.environ), self.reserve, self.keep_free, host)

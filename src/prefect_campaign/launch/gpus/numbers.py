@@ -57,6 +57,16 @@ class Numbered(Protocol):
         ...
 
 
+class WithNumbers:
+    """Of a launcher that looks at GPUs itself."""
+
+    _numbers: Numbers
+
+    def number_by(self, numbers: Numbers) -> None:
+        """From now on numbers of GPUs mean what these say."""
+        self._numbers = numbers
+
+
 def numbered(known: Sequence[Card], gpus: Sequence[Gpu], *, whole: bool) -> list[Card]:
     """The cards of a host, by number, after a look at it.
 

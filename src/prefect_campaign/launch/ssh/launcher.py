@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from prefect_campaign.launch import tmux
-from prefect_campaign.launch.gpus.numbers import Numbers
+from prefect_campaign.launch.gpus.numbers import Numbers, WithNumbers
 from prefect_campaign.launch.poller import Poller
 from prefect_campaign.launch.script import STDERR_NAME, STDOUT_NAME, job_script
 from prefect_campaign.launch.ssh.cancel import end_job
@@ -41,7 +41,7 @@ _WRONG = frozenset({errno.EACCES, errno.EPERM, errno.ENOENT, errno.ENOTDIR, errn
 log = logging.getLogger("prefect_campaign")
 
 
-class SshLauncher:
+class SshLauncher(WithNumbers):
     """Runs attempts on one SSH host.
 
     Args:
@@ -63,10 +63,6 @@ class SshLauncher:
         self._numbers = Numbers()
         self._handles: dict[str, Handle] = {}
         self._poller = Poller(host.name, self.observe, poll_seconds, longest=_LONGEST_PAUSE)
-
-    def number_by(self, numbers: Numbers) -> None:
-        """From now on numbers of GPUs mean what these say."""
-        self._numbers = numbers
 
     async def look(self) -> list[HostView]:
         """The host, with its GPUs by ``nvidia-smi``; if it cannot be reached, that is its problem."""
