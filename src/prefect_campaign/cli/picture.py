@@ -12,6 +12,9 @@ from rich.text import Text
 from prefect_campaign.model.records import ExperimentView
 from prefect_campaign.model.text import printable
 
+TROUBLED = ("failed", "on_hold", "queued", "launching")
+"""States of which people want to know why."""
+MOST_REASONS = 5
 FINAL = ("done", "failed", "cancelled", "superseded")
 COLOURS = {"done": "green", "failed": "red", "running": "cyan", "launching": "cyan", "on_hold": "yellow"}
 
@@ -72,7 +75,7 @@ def experiment_table(views: list[ExperimentView], width: int) -> Table:
     ]
     room = max(16, width - sum(max(map(len, cells)) + 2 for cells in columns) - 2)
     for v, value in zip(views, values, strict=True):
-        note = v.reason if v.state in ("failed", "on_hold", "queued", "launching") else v.monitoring.get("note", "")
+        note = v.reason if v.state in TROUBLED else v.monitoring.get("note", "")
         told = note if v.comparable else f"not comparable ({', '.join(v.changes)}); {note}"
         table.add_row(
             v.exp_id,
@@ -82,3 +85,20 @@ def experiment_table(views: list[ExperimentView], width: int) -> Table:
             Text(printable(told if len(told) <= room else told[: room - 1] + "…")),
         )
     return table
+
+
+def reasons(views: list[ExperimentView]) -> list[str]:
+    """What keeps or ended experiments, in full, each reason once: the table has no room for it."""
+    held: dict[tuple[str, str], list[str]] = {}
+    for v in views:
+        if v.state in TROUBLED and v.reason:
+            # Reasons that differ in nothing but the name of the experiment are one.
+            told = " ".join(printable(v.reason).split()).replace(v.exp_id, "\N{HORIZONTAL ELLIPSIS}")
+            held.setdefault((v.state, told), []).append(v.exp_id)
+    most = sorted(held.items(), key=lambda item: -len(item[1]))
+    lines = [f"{state}: {names[0]}{_more(names)}: {told}" for (state, told), names in most[:MOST_REASONS]]
+    return lines + ([f"and {len(most) - MOST_REASONS} other reasons"] if len(most) > MOST_REASONS else [])
+
+
+def _more(names: list[str]) -> str:
+    return f" and {len(names) - 1} more" if len(names) > 1 else ""

@@ -31,7 +31,7 @@ def show_status(name: str, *, as_json: bool) -> None:
     from rich.console import Console
 
     from prefect_campaign.cli.alerts import one_liners
-    from prefect_campaign.cli.picture import experiment_table, render
+    from prefect_campaign.cli.picture import experiment_table, reasons, render
 
     console = Console()
     console.print(render(row, views))
@@ -43,7 +43,10 @@ def show_status(name: str, *, as_json: bool) -> None:
         console.print(printable(f"gate: {asked['answer']} by {asked['by']} ({asked['reason']})"), markup=False)
     for line in one_liners(waiting, time.time()):
         console.print(line, soft_wrap=True)
-    console.print(experiment_table([v for v in views if v.stage == row["stage"]], console.width))
+    shown = [v for v in views if v.stage == row["stage"]]
+    console.print(experiment_table(shown, console.width))
+    for why in reasons(shown):
+        console.print(f"\n{why}", markup=False, highlight=False)
 
 
 def show_plan(spec: str) -> None:

@@ -2,11 +2,12 @@
 
 import io
 import time
+from dataclasses import replace
 
 import pytest
 from rich.console import Console
 
-from prefect_campaign.cli.picture import experiment_table, render
+from prefect_campaign.cli.picture import MOST_REASONS, experiment_table, reasons, render
 from prefect_campaign.model.records import ExperimentView
 
 ROW = {"name": "demo", "round": 1, "iteration": 1, "status": "open", "stage": "full", "owner": None}
@@ -52,3 +53,15 @@ def test_words_of_a_reason_are_neither_markup_nor_obeyed_by_the_terminal(state: 
     console.print(experiment_table([view], 100))
     assert "OSError: [/data/x] is full ]0;t" in out.getvalue()
     assert "\x1b" not in out.getvalue()
+
+
+def test_reasons_are_told_in_full_and_each_once() -> None:
+    why = "lab: sbatch: pc-demo-{}-a1: invalid partition [x]\x1b specified; set `partition` of the block " + "." * 200
+    views = [ExperimentView(f"e{n}", "full", "full", 0, "main", None, None, 0, {}, "failed") for n in range(9)]
+    views = [replace(v, reason=why.format(v.exp_id) if v.exp_id < "e3" else f"reason {v.exp_id[1]}") for v in views]
+    views.append(replace(views[0], exp_id="well", state="done", reason="went well"))
+    lines = reasons(views)
+    assert lines[0] == "failed: e0 and 2 more: " + why.format("…").replace("\x1b", "")
+    assert len(lines) == MOST_REASONS + 1
+    assert lines[-1] == "and 2 other reasons"
+    assert not any("went well" in line for line in lines)

@@ -32,6 +32,7 @@ _PREFIX = re.compile(r"^(sbatch|squeue|sacct|scancel|scontrol|sinfo|srun|salloc)
 _UNINTERESTING = re.compile(r"^(sbatch|squeue|sacct|scancel|scontrol): (lua|info|debug)", re.IGNORECASE)
 
 ADVICE = (
+    (r"account/partition", "see `sacctmgr show assoc user=$USER`, then set `account` or `partition` of the block"),
     (r"partition", "see `sinfo`, then set `partition` of the block"),
     (r"account", "see `sacctmgr show assoc user=$USER`, then set `account` of the block"),
     (r"qos", "see `sacctmgr show qos`, then set `qos` of the block"),
