@@ -8,6 +8,7 @@ from shlex import quote
 from typing import Literal
 
 from prefect_campaign.launch.pbs.qstat import MARK, TOKEN
+from prefect_campaign.launch.queue.jobs import job_mark
 from prefect_campaign.launch.script import SCRIPT_NAME, Scheduled, job_script
 from prefect_campaign.model.errors import Refused
 from prefect_campaign.model.records import AttemptSpec
@@ -89,11 +90,6 @@ class PbsRequest:
 def job_name(token: str) -> str:
     """The job's name in PBS: 15 characters, which is all that older releases take; the same for the same token."""
     return f"pc-{hashlib.sha256(token.encode()).hexdigest()[:12]}"
-
-
-def job_mark(run_dir: str) -> str:
-    """What tells an attempt from one of the same name in another campaign home: its run dir, short."""
-    return hashlib.sha256(run_dir.encode("utf-8", "surrogateescape")).hexdigest()[:16]
 
 
 def pbs_files(spec: AttemptSpec, request: PbsRequest) -> dict[str, str]:
