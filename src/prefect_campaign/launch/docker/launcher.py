@@ -17,6 +17,7 @@ from prefect_campaign.launch.docker.watch import Ends
 from prefect_campaign.launch.gpus.inventory import GpuReader
 from prefect_campaign.launch.gpus.numbers import Numbers
 from prefect_campaign.launch.local import LocalLauncher
+from prefect_campaign.launch.many import all_at_once
 from prefect_campaign.launch.process import host_name
 from prefect_campaign.launch.script import STDERR_NAME, STDOUT_NAME, job_script
 from prefect_campaign.model.clock import Clock, system_clock
@@ -28,6 +29,8 @@ LOOK_SECONDS = 10.0
 POLL_SECONDS = 30.0
 """How often containers are looked at if no event tells anything."""
 CLEAN_SECONDS = 300.0
+AT_ONCE = 4
+"""Containers that are being made at a time: fewer than requests that go on beside each other, so that one can look."""
 
 log = logging.getLogger("prefect_campaign")
 
@@ -67,6 +70,7 @@ class DockerLauncher:
         )
         self.slots = self._machine.slots
         self._poll_seconds = poll_seconds
+        self._turns = asyncio.Semaphore(AT_ONCE)
         self._ends: Ends | None = None
         self._checking: asyncio.Future[str] | None = None
         self._cleaned_at = float("-inf")
@@ -89,7 +93,12 @@ class DockerLauncher:
             Unknown: the run dir is claimed or the container is there already, or the engine's answer was lost.
         """
         job_script(spec)
-        return await self.engine.beside(start_container, self.engine, self.host, spec, host_name(), self.scope)
+        async with self._turns:
+            return await self.engine.beside(start_container, self.engine, self.host, spec, host_name(), self.scope)
+
+    async def submit_all(self, specs: Sequence[AttemptSpec]) -> dict[str, Handle | CampaignError]:
+        """Start many, some at a time; they share the pull of their image."""
+        return await all_at_once(self.submit, specs)
 
     async def find(self, spec: AttemptSpec) -> Handle | None:
         """The container by its name, or what its run dir tells of one that is gone.
