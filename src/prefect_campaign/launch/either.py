@@ -134,7 +134,7 @@ class Either:
         handed = self._handed(spec)
         if any(name != chosen for name in handed) and await self._found(spec, handed - {chosen}) is not None:
             raise Unknown(f"{spec.token}: another launcher of this machine has started it; look for that job first")
-        if chosen not in _noted(spec):
+        if chosen not in handed_to(spec):
             _hand(spec, chosen)
 
     def _choose(self, member: Launcher) -> None:
@@ -143,7 +143,7 @@ class Either:
     def _handed(self, spec: AttemptSpec) -> set[str]:
         """Names of the launchers that may have started it."""
         if (Path(spec.run_dir) / HANDED_NAME).exists():
-            return _noted(spec)
+            return handed_to(spec)
         # Started when the campaign named one launcher alone, if at all: it may be any of them.
         return set(self.members) if (Path(spec.run_dir) / SCRIPT_NAME).exists() else set()
 
@@ -162,15 +162,8 @@ class Either:
         return {spec.token: away for spec, _ in some}
 
 
-async def _looked(member: Launcher) -> list[HostView]:
-    try:
-        return await member.look()
-    except Exception as error:  # its trouble is its own
-        return [HostView("", 0, launcher=member.name, problem=str(error))]
-
-
-def _noted(spec: AttemptSpec) -> set[str]:
-    """Names of the launchers in the note.
+def handed_to(spec: AttemptSpec) -> set[str]:
+    """Names of the launchers in its note; none if there is no note, as of an attempt that had but one to choose.
 
     Raises:
         Transient: that cannot be read now.
@@ -181,6 +174,13 @@ def _noted(spec: AttemptSpec) -> set[str]:
         return set()
     except OSError as error:
         raise Transient(f"{spec.token}: {spec.run_dir} cannot be read now ({error.strerror})") from error
+
+
+async def _looked(member: Launcher) -> list[HostView]:
+    try:
+        return await member.look()
+    except Exception as error:  # its trouble is its own
+        return [HostView("", 0, launcher=member.name, problem=str(error))]
 
 
 def _hand(spec: AttemptSpec, name: str) -> None:

@@ -4,6 +4,7 @@ import asyncio
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
+from prefect_campaign.launch.either import Either
 from prefect_campaign.launch.gpus.numbers import Numbered, Numbers
 from prefect_campaign.launch.many import submit_many
 from prefect_campaign.launch.protocol import Launcher, Queue
@@ -85,6 +86,13 @@ class Fleet:
         """Stop watching everywhere."""
         for member in self.members.values():
             member.close()
+
+    def kinds(self, host: str) -> set[str]:
+        """Names of the launchers by which jobs of a host can be looked at."""
+        member = self.members.get(host)
+        if isinstance(member, Either):
+            return set(member.members)
+        return {member.name} if member else set()
 
     def member(self, host: str) -> Launcher:
         """The launcher of a host.

@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import threading
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -9,6 +10,7 @@ from pathlib import Path
 
 from prefect_campaign.launch.docker.cancel import end_container
 from prefect_campaign.launch.docker.clean import clean
+from prefect_campaign.launch.docker.closed import end_closed
 from prefect_campaign.launch.docker.engine import DockerEngine
 from prefect_campaign.launch.docker.observe import observe_containers
 from prefect_campaign.launch.docker.settings import DOCKER, DockerSettings, Scope
@@ -124,7 +126,8 @@ class DockerLauncher:
         if handle.launcher != DOCKER or handle.host != host_name():
             raise Transient(f"{spec.token}: runs by launcher {handle.launcher} on host {handle.host}; cancel it there")
         if handle.job_id:
-            await self.engine.beside(end_container, self.engine, spec, handle.job_id, grace_seconds)
+            end = (spec.token, spec.run_dir, handle.job_id, grace_seconds)
+            await self.engine.beside(end_container, self.engine, *end)
 
     def watch(self, spec: AttemptSpec, handle: Handle, on_end: Callable[[str], None]) -> None:
         """Call `on_end(token)` once the job is over, as the engine's events tell."""
@@ -160,8 +163,13 @@ class DockerLauncher:
             self.engine.ping()
             self.engine.engine()
             if self.scope is not None and time.monotonic() - self._cleaned_at > CLEAN_SECONDS:
-                clean(self.engine, self.scope, self._ends.tokens if self._ends else ())
+                followed = self._ends.tokens if self._ends else ()
+                clean(self.engine, self.scope, followed)
                 self._cleaned_at = time.monotonic()
+                # By itself: a job may take its time to end, and nobody who looks waits for that.
+                threading.Thread(
+                    target=end_closed, args=(self.engine, self.scope, followed), name="docker-closed", daemon=True
+                ).start()
         except (Transient, Refused, CampaignError) as error:
             return str(error)
         return ""
