@@ -175,7 +175,7 @@ class CommandScheduler:
             "run_dir": there.run_dir,
             "workdir": there.workdir,
             "gpus": there.gpu_count,
-            "cpus": there.cpus,
+            "cpus": there.cpus or 1,
             "memory_mb": there.memory_mb or settings.memory_mb,
             "shm_mb": there.shm_mb or 0,
             "disk_mb": there.disk_mb or 0,

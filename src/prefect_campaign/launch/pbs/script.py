@@ -128,10 +128,10 @@ def _resources(spec: AttemptSpec, request: PbsRequest) -> list[str]:
     if request.style == "nodes":
         gpus = f":gpus={spec.gpu_count}" if spec.gpu_count else ""
         chunk = f":{request.chunk}" if request.chunk else ""
-        lines.append(f"-l nodes=1:ppn={spec.cpus}{gpus}{chunk}")
+        lines.append(f"-l nodes=1:ppn={spec.cpus or 1}{gpus}{chunk}")
         lines += [f"-l mem={memory}mb"] if memory else []
     else:
-        wanted = [f"ncpus={spec.cpus}"]
+        wanted = [f"ncpus={spec.cpus or 1}"]
         wanted += [f"ngpus={spec.gpu_count}"] if spec.gpu_count else []
         wanted += [f"mem={memory}mb"] if memory else []
         if request.style == "select":
