@@ -49,7 +49,8 @@ class CommandQueue(Machine):
         examples=["acme"],
     )
     submit: list[str] = Field(
-        description="Hands a job over. Fields: {script} (needed; run it with /bin/sh), {name} (unique), {run_dir}, "
+        description="Hands a job over. Fields: {script} (needed; run it with /bin/sh), {name} (unique), "
+        "{mark} (the same name in another campaign home has another one), {run_dir}, "
         "{workdir}, {gpus}, {cpus}, {memory_mb}, {shm_mb}, {disk_mb}, {minutes}, {walltime} (HH:MM:SS), {exp_id}, "
         "{attempt}, {image}, {storage} and those in `fields`.",
         examples=[["acme", "run", "--name={name}", "--gpu={gpus}", "--mount={storage}", "/bin/sh", "{script}"]],
@@ -79,7 +80,7 @@ class CommandQueue(Machine):
     )
     job_pattern: str = Field(
         description="Finds one job in what status prints: (?P<id>...), (?P<state>...), and if there are such "
-        "(?P<name>...), (?P<node>...), (?P<reason>...).",
+        "(?P<name>...), (?P<mark>...), (?P<node>...), (?P<reason>...).",
         examples=[r"^(?P<id>t-\S+) +(?P<name>\S+) +(?P<state>\w+) +(?P<node>\S+)"],
     )
     states: dict[str, str] = Field(

@@ -51,7 +51,8 @@ async def launcher_of(campaign: Campaign) -> Fleet:
     for named in campaign.launcher:
         host, launcher = await _machine(named)
         if isinstance(launcher, DockerLauncher):
-            launcher.scope = Scope(campaign.name, Home.locate().ledger_id)
+            home = Home.locate()
+            launcher.scope = Scope(campaign.name, home.ledger_id, home.ledger_url)
         others = members.setdefault(host, [])
         if any(launcher.name == other.name for other in others):
             raise Refused(f"launcher: {named!r} is host {host!r}, which is there already; name each machine once")

@@ -38,6 +38,7 @@ def run(argv: list[str]) -> None:
             (ROOT / "tasks" / task).mkdir()
             break
     tell(task, "title", options["title"])
+    tell(task, "label", options.get("label", "-"))
     tell(task, "options", "\n".join(argv))
     tell(task, "phase", "Blocked" if fault("block") is not None else "Waiting")
     if fault("block") is None and fault("stopped") is None:
@@ -104,11 +105,11 @@ def ps() -> None:
         file.write("ps\n")
     if fault("empty") is not None:
         return
-    print("TASK      PHASE     NODE   TITLE")
+    print("TASK      PHASE     NODE   LABEL TITLE")
     for path in sorted((ROOT / "tasks").iterdir()):
-        title, phase, node = (known(path.name, name) for name in ("title", "phase", "node"))
+        title, label, phase, node = (known(path.name, name) for name in ("title", "label", "phase", "node"))
         if phase:
-            print(f"{path.name:<9} {fault('phase') or phase:<9} {node or '-':<6} {title}")
+            print(f"{path.name:<9} {fault('phase') or phase:<9} {node or '-':<6} {label} {title}")
     print("-- end of list --")
 
 

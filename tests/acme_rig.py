@@ -9,12 +9,12 @@ from prefect_campaign.launch.command.settings import CommandSettings
 PROGRAM = Path(__file__).with_name("acme.py")
 
 DESCRIPTION: dict[str, Any] = {
-    "submit": ["acme", "run", "--title={name}", "--gpus={gpus}", "--cores={cpus}", "--ram={memory_mb}",
-               "--for={walltime}", "--image={image}", "--mount={storage}", "--pool={pool}", "--",
+    "submit": ["acme", "run", "--title={name}", "--label={mark}", "--gpus={gpus}", "--cores={cpus}",
+               "--ram={memory_mb}", "--for={walltime}", "--image={image}", "--mount={storage}", "--pool={pool}", "--",
                "/bin/sh", "{script}"],
     "id_pattern": r"^Submitted task <(?P<id>[^>]+)>",
     "status": ["acme", "ps"],
-    "job_pattern": r"^(?P<id>t-\d+) +(?P<state>\w+) +(?P<node>\S+) +(?P<name>\S+)$",
+    "job_pattern": r"^(?P<id>t-\d+) +(?P<state>\w+) +(?P<node>\S+) +(?P<mark>\S+) +(?P<name>\S+)$",
     "whole_pattern": r"^-- end of list --$",
     "busy_pattern": r"quota",
     "states": {"Waiting": "pending", "Blocked": "held", "Active": "running", "Done": "ended", "Error": "failed",

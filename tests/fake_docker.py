@@ -11,6 +11,7 @@ import signal
 import subprocess
 import threading
 import time
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -105,6 +106,8 @@ class FakeEngine:
         self.images: dict[str, dict[str, Any]] = {}
         self.registry: dict[str, dict[str, Any]] = {}
         """Images that can be pulled."""
+        self.on_pull: Callable[[str], object] = lambda name: None
+        """Called within every pull."""
         self.containers: dict[str, Container] = {}
         self.faults: list[Fault] = []
         self.asked: list[str] = []

@@ -203,6 +203,7 @@ class Handler(BaseHTTPRequestHandler):
         name = self.query["fromImage"] + (f":{self.query['tag']}" if self.query.get("tag") else "")
         if name not in self.engine.registry:
             return self.say(404, {"message": f"pull access denied for {name}, repository does not exist"})
+        self.engine.on_pull(name)
         self.engine.images[name] = self.engine.registry[name]
         return self.say(200, {"status": "done"})
 

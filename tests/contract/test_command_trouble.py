@@ -1,63 +1,17 @@
 """The command launcher when something goes wrong."""
 
 import json
-import time
 from pathlib import Path
 
 import pytest
-from acme_rig import Acme, description
-from contract.launchers import PATIENCE, make_spec, see, wait_until
+from contract.command_lab import acme, clock, new_launcher, spec_of
+from contract.launchers import PATIENCE, see, wait_until
 
-from prefect_campaign.launch.command.scheduler import CommandScheduler
-from prefect_campaign.launch.queue.judge import Patience
-from prefect_campaign.launch.queue.launcher import QueueLauncher
+from prefect_campaign.launch.queue.jobs import job_mark
 from prefect_campaign.launch.queue.note import read_note
-from prefect_campaign.launch.queue.place import Here
 from prefect_campaign.model.errors import Refused, Transient, Unknown
 
-
-class Clock:
-    def __init__(self) -> None:
-        self.now = time.time()
-
-    def __call__(self) -> float:
-        return self.now
-
-
-@pytest.fixture
-def acme(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Acme:
-    made = Acme(tmp_path / "acme")
-    monkeypatch.setenv("PATH", str(made.bin), prepend=":")
-    return made
-
-
-@pytest.fixture
-def clock() -> Clock:
-    return Clock()
-
-
-@pytest.fixture
-def new_launcher(acme: Acme, clock: Clock):
-    made = []
-
-    def make(**changes) -> QueueLauncher:
-        place = Here("acme")
-        scheduler = CommandScheduler("acme", description(**changes), place.run)
-        options = {"max_jobs": 9, "poll_seconds": 0.0, "patience": Patience(unlisted=300), "clock": clock}
-        made.append(QueueLauncher("acme", scheduler, place, **options))
-        return made[-1]
-
-    yield make
-    for launcher in made:
-        launcher.close()
-
-
-@pytest.fixture
-def spec_of(tmp_path: Path):
-    def build(*argv: str, name: str = "e", **changes):
-        return make_spec(tmp_path / "runs" / name / "a1", *argv, token=f"pc-test-{name}-a1", **changes)
-
-    return build
+FIXTURES = (acme, clock, new_launcher, spec_of)
 
 
 async def test_every_field_arrives_as_one_argument(acme, new_launcher, spec_of):
@@ -66,55 +20,10 @@ async def test_every_field_arrives_as_one_argument(acme, new_launcher, spec_of):
     await new_launcher(fields={"pool": "a b; $HOME"}, image="it's an image").submit(spec)
     words = (acme.folder / "tasks" / "t-00001" / "options").read_text().split("\n")
     assert words == [
-        "--title=pc-test-e-a1", "--gpus=2", "--cores=8", "--ram=4096", "--for=01:30:00", "--image=it's an image",
+        "--title=pc-test-e-a1", f"--label={job_mark(spec.run_dir)}", "--gpus=2",
+        "--cores=8", "--ram=4096", "--for=01:30:00", "--image=it's an image",
         "--mount=data", "--mount=home dirs", "--pool=a b; $HOME", "--", "/bin/sh", f"{spec.run_dir}/job.sh",
     ]  # fmt: skip
-
-
-async def test_an_answer_that_is_lost_is_made_good_by_the_name(acme, new_launcher, spec_of):
-    acme.fail("lost")
-    acme.fail("stopped")
-    spec = spec_of("true")
-    handle = await new_launcher().submit(spec)
-    assert handle.job_id == "t-00001"
-    assert acme.tasks() == ["t-00001"]
-    assert await new_launcher().find(spec) == handle
-
-
-async def test_of_two_jobs_with_one_name_none_is_cancelled_since_one_may_be_of_another_home(
-    acme, new_launcher, spec_of
-):
-    acme.fail("stopped")
-    spec = spec_of("true")
-    for _ in range(2):
-        await new_launcher().submit(spec)
-        (Path(spec.run_dir) / "submit.json").unlink()
-    with pytest.raises(Unknown, match="cancel all but one by hand"):
-        await new_launcher().find(spec)
-    assert {(acme.folder / "tasks" / task / "phase").read_text() for task in acme.tasks()} == {"Waiting"}
-
-
-async def test_of_several_jobs_without_names_none_is_taken_and_none_cancelled(acme, new_launcher, spec_of):
-    acme.fail("stopped")
-    for name in ("e", "other"):
-        await new_launcher().submit(spec_of("true", name=name))
-    (Path(spec_of("true").run_dir) / "submit.json").unlink()
-    launcher = new_launcher(job_pattern=r"^(?P<id>t-\d+) +(?P<state>\w+)", find=["acme", "ps", "{name}"])
-    with pytest.raises(Unknown, match="2 jobs and no names"):
-        await launcher.find(spec_of("true"))
-    assert {(acme.folder / "tasks" / task / "phase").read_text() for task in acme.tasks()} == {"Waiting"}
-
-
-async def test_without_names_a_lost_answer_stays_unknown(acme, new_launcher, spec_of, clock):
-    acme.fail("lost")
-    acme.fail("stopped")
-    nameless = {"job_pattern": r"^(?P<id>t-\d+) +(?P<state>\w+)"}
-    spec = spec_of("true")
-    with pytest.raises(Unknown, match="lists no names"):
-        await new_launcher(**nameless).submit(spec)
-    clock.now += 3600
-    with pytest.raises(Unknown):
-        await new_launcher(**nameless).find(spec)
 
 
 @pytest.mark.parametrize(
@@ -226,6 +135,7 @@ async def test_an_id_that_is_another_jobs_by_now_is_left_alone(acme, new_launche
     handle = await launcher.submit(spec)
     task = acme.folder / "tasks" / handle.job_id
     (task / "title").write_text("theirs")
+    launcher._canceller._absent = 0.2
     await launcher.cancel(spec, handle)
     assert (task / "phase").read_text() == "Waiting"
 
@@ -248,7 +158,7 @@ async def test_jobs_that_go_by_their_name(acme, new_launcher, spec_of):
     """A platform that takes a name for an id; here the list is all that shows it."""
     by_name = {
         "id_pattern": "",
-        "job_pattern": r"^t-\d+ +(?P<state>\w+) +(?P<node>\S+) +(?P<name>\S+)$",
+        "job_pattern": r"^t-\d+ +(?P<state>\w+) +(?P<node>\S+) +(?P<mark>\S+) +(?P<name>\S+)$",
         "cancel": "acme stop {names}",
         "logs": (),
     }

@@ -152,6 +152,7 @@ async def test_an_id_that_is_somebody_elses_by_now_is_neither_ours_nor_cancelled
     pbs.change(1, Job_Name="theirs", Variable_List={}, job_state="R")
     clock.now += 61
     assert (await see(launcher, spec, handle)).status == "unreachable"
+    launcher._canceller._absent = 0.2
     await launcher.cancel(spec, handle)
     assert pbs.calls("qdel") == []
     clock.now += 61

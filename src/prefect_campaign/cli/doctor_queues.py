@@ -61,6 +61,12 @@ async def command(group: str, data: dict[str, Any]) -> list[Finding]:
     if not settings.shows_names and not settings.find:
         text = "it shows no names: a job whose id was lost on the way is not found again"
         found.append(Finding(group, WARN, text, "add (?P<name>...) to `job_pattern`, or a `find` command"))
+    elif not settings.shows_marks:
+        text = "a job whose id was lost cannot be told from one of the same name in another campaign home"
+        found.append(Finding(group, NOTE, text, "give jobs {mark} in `submit`, and add (?P<mark>...) to `job_pattern`"))
+    if not settings.whole_pattern:
+        text = "nothing tells whether its list is whole: half a list may be believed, and an empty one never is"
+        found.append(Finding(group, WARN, text, "add what every whole list has in it as `whole_pattern`"))
     return found
 
 

@@ -8,9 +8,12 @@ from prefect_campaign.engine.beside import stop
 from prefect_campaign.engine.hold import Hold
 from prefect_campaign.engine.hosts import Hosts
 from prefect_campaign.engine.process import identity_alive
+from prefect_campaign.launch.either import handed_to
+from prefect_campaign.launch.fleet import Fleet
 from prefect_campaign.launch.protocol import Launcher
 from prefect_campaign.ledger.orphans import Orphan, orphans, release_orphan
-from prefect_campaign.model.records import Handle
+from prefect_campaign.model.errors import CampaignError
+from prefect_campaign.model.records import AttemptSpec, Handle
 
 EVERY_SECONDS = 30.0
 
@@ -48,7 +51,7 @@ class Reclaim:
         by_host = {v.host: v.launcher for v in self._hosts.seen if not v.problem}
         with ledger.read() as connection:
             found = orphans(connection, by_host, self._hold.campaign_id, now=now, alive=identity_alive)
-        over = [one for one in found if one.launcher == by_host[one.host] and await self._over(one)]
+        over = [one for one in found if await self._surely_over(one, by_host[one.host])]
         if over:
             with ledger.write() as connection:
                 over = [one for one in over if release_orphan(connection, one, now=now)]
@@ -68,8 +71,17 @@ class Reclaim:
         finally:
             self._task = None
 
-    async def _over(self, one: Orphan) -> bool:
-        spec = spec_from(one.spec)
+    async def _surely_over(self, one: Orphan, preferred: str) -> bool:
+        """Whether nothing of it lives; not if a launcher may have started it that is not at hand here."""
+        kinds = self._launcher.kinds(one.host) if isinstance(self._launcher, Fleet) else {preferred}
+        try:
+            spec = spec_from(one.spec)
+            return {one.launcher, *handed_to(spec)} <= kinds and await self._over(one, spec)
+        except CampaignError as error:  # the others may be over all the same
+            log.debug("%s: cannot be looked at: %s", one.token, error)
+            return False
+
+    async def _over(self, one: Orphan, spec: AttemptSpec) -> bool:
         handle = Handle(**one.handle) if one.handle else await self._launcher.find(spec)
         if handle is None:
             return True

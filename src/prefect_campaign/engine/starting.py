@@ -12,6 +12,7 @@ from prefect_campaign.engine.outcomes import LAUNCH_FAILED, fix_kept, not_starte
 from prefect_campaign.engine.preflight import Preflight
 from prefect_campaign.engine.watching import Live
 from prefect_campaign.launch.fleet import Fleet
+from prefect_campaign.launch.many import submit_many
 from prefect_campaign.launch.protocol import Launcher
 from prefect_campaign.ledger.experiments import Outcome, record_outcomes, record_submitted
 from prefect_campaign.ledger.queued import record_queued
@@ -199,19 +200,8 @@ class Starter:
         self._unlaunched.append((spec, outcome))
 
     async def _submit(self, specs: Sequence[AttemptSpec]) -> dict[str, Handle | CampaignError]:
-        """Submit attempts, those for a queue together; where that may have worked, look for the job."""
-        handed: dict[str, Handle | CampaignError] = {}
-        for_queues: dict[str, list[AttemptSpec]] = {}
-        for spec in specs:
-            if spec.host in self._queues:
-                for_queues.setdefault(spec.host, []).append(spec)
-                continue
-            try:
-                handed[spec.token] = await self._launcher.submit(spec)
-            except CampaignError as error:
-                handed[spec.token] = error
-        for host, some in for_queues.items():
-            handed |= await self._queues[host].submit_all(some)
+        """Submit attempts; where that may have worked, look for the job."""
+        handed = await submit_many(self._launcher, specs)
         for spec in specs:
             if isinstance(handed[spec.token], Unknown):
                 handed[spec.token] = await self._find(spec) or handed[spec.token]

@@ -9,10 +9,11 @@ from pathlib import Path
 
 from prefect_campaign.launch.gpus.numbers import Numbered, Numbers
 from prefect_campaign.launch.job_files import PASSING
+from prefect_campaign.launch.many import submit_many
 from prefect_campaign.launch.protocol import Launcher
 from prefect_campaign.launch.script import SCRIPT_NAME
 from prefect_campaign.model.devices import HostView
-from prefect_campaign.model.errors import Refused, Transient, Unknown
+from prefect_campaign.model.errors import CampaignError, Refused, Transient, Unknown
 from prefect_campaign.model.records import AttemptSpec, Handle, Observation
 
 HANDED_NAME = "launchers"
@@ -62,15 +63,24 @@ class Either:
             Transient: none of them can now; or as the launcher says.
             Unknown: another of them may have started it before.
         """
+        answer = (await self.submit_all([spec]))[spec.token]
+        if isinstance(answer, CampaignError):
+            raise answer
+        return answer
+
+    async def submit_all(self, specs: Sequence[AttemptSpec]) -> dict[str, Handle | CampaignError]:
+        """Start many by that launcher, as it can."""
         if self._chosen is None:
             await self.look()
         chosen = self._chosen or next(iter(self.members.values()))
-        handed = self._handed(spec)
-        if any(name != chosen.name for name in handed) and await self._found(spec, handed - {chosen.name}) is not None:
-            raise Unknown(f"{spec.token}: another launcher of this machine has started it; look for that job first")
-        if chosen.name not in _noted(spec):
-            _hand(spec, chosen.name)
-        return await chosen.submit(spec)
+        answers: dict[str, Handle | CampaignError] = {}
+        for spec in specs:
+            try:
+                await self._note(spec, chosen.name)
+            except CampaignError as error:
+                answers[spec.token] = error
+        due = [spec for spec in specs if spec.token not in answers]
+        return answers | await submit_many(chosen, due)
 
     async def find(self, spec: AttemptSpec) -> Handle | None:
         """Ask every launcher that the attempt was handed to; those others cannot have started it.
@@ -119,13 +129,21 @@ class Either:
         for member in self.members.values():
             member.close()
 
+    async def _note(self, spec: AttemptSpec, chosen: str) -> None:
+        """Write down that a launcher is about to get it, unless another may have started it."""
+        handed = self._handed(spec)
+        if any(name != chosen for name in handed) and await self._found(spec, handed - {chosen}) is not None:
+            raise Unknown(f"{spec.token}: another launcher of this machine has started it; look for that job first")
+        if chosen not in handed_to(spec):
+            _hand(spec, chosen)
+
     def _choose(self, member: Launcher) -> None:
         self._chosen, self.name, self.slots = member, member.name, member.slots
 
     def _handed(self, spec: AttemptSpec) -> set[str]:
         """Names of the launchers that may have started it."""
         if (Path(spec.run_dir) / HANDED_NAME).exists():
-            return _noted(spec)
+            return handed_to(spec)
         # Started when the campaign named one launcher alone, if at all: it may be any of them.
         return set(self.members) if (Path(spec.run_dir) / SCRIPT_NAME).exists() else set()
 
@@ -144,15 +162,8 @@ class Either:
         return {spec.token: away for spec, _ in some}
 
 
-async def _looked(member: Launcher) -> list[HostView]:
-    try:
-        return await member.look()
-    except Exception as error:  # its trouble is its own
-        return [HostView("", 0, launcher=member.name, problem=str(error))]
-
-
-def _noted(spec: AttemptSpec) -> set[str]:
-    """Names of the launchers in the note.
+def handed_to(spec: AttemptSpec) -> set[str]:
+    """Names of the launchers in its note; none if there is no note, as of an attempt that had but one to choose.
 
     Raises:
         Transient: that cannot be read now.
@@ -163,6 +174,13 @@ def _noted(spec: AttemptSpec) -> set[str]:
         return set()
     except OSError as error:
         raise Transient(f"{spec.token}: {spec.run_dir} cannot be read now ({error.strerror})") from error
+
+
+async def _looked(member: Launcher) -> list[HostView]:
+    try:
+        return await member.look()
+    except Exception as error:  # its trouble is its own
+        return [HostView("", 0, launcher=member.name, problem=str(error))]
 
 
 def _hand(spec: AttemptSpec, name: str) -> None:

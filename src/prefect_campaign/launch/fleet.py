@@ -4,10 +4,12 @@ import asyncio
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
+from prefect_campaign.launch.either import Either
 from prefect_campaign.launch.gpus.numbers import Numbered, Numbers
+from prefect_campaign.launch.many import submit_many
 from prefect_campaign.launch.protocol import Launcher, Queue
 from prefect_campaign.model.devices import HostView
-from prefect_campaign.model.errors import Refused, Unknown
+from prefect_campaign.model.errors import CampaignError, Refused, Unknown
 from prefect_campaign.model.records import AttemptSpec, Handle, Observation
 
 
@@ -40,6 +42,14 @@ class Fleet:
     async def submit(self, spec: AttemptSpec) -> Handle:
         """Start the attempt on its host."""
         return await self.member(spec.host).submit(spec)
+
+    async def submit_all(self, specs: Sequence[AttemptSpec]) -> dict[str, Handle | CampaignError]:
+        """Start many: all hosts at once, and each as it can."""
+        by_host: dict[str, list[AttemptSpec]] = {}
+        for spec in specs:
+            by_host.setdefault(spec.host, []).append(spec)
+        answers = await asyncio.gather(*(self._submitted(host, some) for host, some in by_host.items()))
+        return {token: answer for answered in answers for token, answer in answered.items()}
 
     async def find(self, spec: AttemptSpec) -> Handle | None:
         """Look for its job on its host.
@@ -77,6 +87,13 @@ class Fleet:
         for member in self.members.values():
             member.close()
 
+    def kinds(self, host: str) -> set[str]:
+        """Names of the launchers by which jobs of a host can be looked at."""
+        member = self.members.get(host)
+        if isinstance(member, Either):
+            return set(member.members)
+        return {member.name} if member else set()
+
     def member(self, host: str) -> Launcher:
         """The launcher of a host.
 
@@ -88,6 +105,12 @@ class Fleet:
         except KeyError:
             known = ", ".join(self.members)
             raise Refused(f"host {host!r} is not among the campaign's machines ({known})") from None
+
+    async def _submitted(self, host: str, some: list[AttemptSpec]) -> dict[str, Handle | CampaignError]:
+        try:
+            return await submit_many(self.member(host), some)
+        except Refused as error:  # it is not there at all
+            return {spec.token: error for spec in some}
 
     async def _observed(self, host: str, some: list[tuple[AttemptSpec, Handle]]) -> dict[str, Observation]:
         if host in self.members:

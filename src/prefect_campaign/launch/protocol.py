@@ -74,7 +74,20 @@ class Launcher(Protocol):
 
 
 @runtime_checkable
-class Queue(Launcher, Protocol):
+class StartsMany(Launcher, Protocol):
+    """A launcher that starts many attempts sooner together than one after the other."""
+
+    async def submit_all(self, specs: Sequence[AttemptSpec]) -> dict[str, Handle | CampaignError]:
+        """Start many attempts.
+
+        Returns:
+            Token -> its handle, or the error that `submit` would have raised for it.
+        """
+        ...
+
+
+@runtime_checkable
+class Queue(StartsMany, Protocol):
     """A launcher that hands jobs to a scheduler, which gives them GPUs and processors when it is their turn.
 
     Its `look` is one view with `HostView.queue` set. It asks the scheduler about all its jobs at once, however many

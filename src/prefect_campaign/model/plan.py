@@ -113,6 +113,8 @@ def matches(selector: Selector, values: Mapping[str, Any]) -> bool:
 def plan_hash(campaign: Campaign, experiments: list[PlannedExperiment], stages: tuple[Stage, ...]) -> str:
     """Digest of what an approval approves: what is run, how it is judged, and what it may use."""
     spec = campaign.model_dump(mode="json", include={"objective", "resources", "policy", "env", "workdir"})
+    # As it was when 1 was the default: approvals of plans that do not name it hold on.
+    spec["resources"]["cpus"] = spec["resources"]["cpus"] or 1
     rows = [[e.exp_id, e.stage, e.params, e.seed] for e in experiments]
     judged = [[s.name, s.scale, [c.model_dump(mode="json") for c in s.all_checks]] for s in stages]
     return digest([words_of(campaign.command), spec, rows, judged], 16)

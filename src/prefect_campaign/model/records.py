@@ -31,7 +31,8 @@ class AttemptSpec:
     """It is stopped if it runs longer."""
     gpu_count: int = 0
     """How many GPUs it wants; where a queue gives them, `gpus` stays empty."""
-    cpus: int = 1
+    cpus: int | None = None
+    """Processors; None: whatever its launcher gives, 1 where a scheduler must be asked for some."""
     memory_mb: int | None = None
     """Of the host, in MiB; None: whatever its launcher gives."""
     shm_mb: int | None = None

@@ -71,7 +71,12 @@ class Resources(Model):
         examples=[["--dry-run"], ["--max-samples", "2"]],
     )
     network: Network | None = Field(default=None, description="For an estimate by formula, where nothing was measured.")
-    cpus: int = Field(default=1, ge=1, le=4096)
+    cpus: int | None = Field(
+        default=None,
+        ge=1,
+        le=4096,
+        description="Processors; default: the launcher's own: 1 where a queue is asked, all but two in a container.",
+    )
     memory_mb: int | None = Field(default=None, ge=1, description="MiB of main memory; default: the launcher's.")
     shm_mb: int | None = Field(default=None, ge=1, description="MiB of shared memory, where a container limits it.")
     disk_mb: int | None = Field(default=None, ge=1, description="MiB of disk, where a queue or a container limits it.")

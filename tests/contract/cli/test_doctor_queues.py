@@ -64,6 +64,7 @@ async def test_what_is_wrong_with_a_command_queue(acme: Acme) -> None:
     task.mkdir()
     (task / "phase").write_text("Hibernate")
     (task / "title").write_text("x")
+    (task / "label").write_text("-")
     assert "`states` does not explain Hibernate" in texts(await look("command", **DESCRIPTION), WARN)
     nameless = {**DESCRIPTION, "job_pattern": r"^(?P<id>t-\d+) +(?P<state>\w+)"}
     assert "shows no names" in texts(await look("command", **nameless), WARN)

@@ -45,6 +45,14 @@ async def test_all_are_handed_over_together_and_ask_for_what_they_need(tmp_path:
     assert spec.wall_minutes == 180  # 1.5 x 1.5 h, in whole hours
 
 
+async def test_processors_that_are_not_named_are_left_to_the_launcher(tmp_path: Path) -> None:
+    lab, queue = queued(tmp_path, 1), WaitingQueue()
+    async with lab.open(Fleet({HOST: queue})) as dispatcher:
+        await dispatcher.adopt()
+        await dispatcher.tick()
+    assert queue.batches[0][0].cpus is None
+
+
 async def test_a_job_that_waits_does_not_run_on_record_and_runs_once_it_is_seen_to(tmp_path: Path) -> None:
     lab, queue = queued(tmp_path, 2, script=f"sleep 0.3\n{REPORT}"), WaitingQueue()
     async with lab.open(Fleet({HOST: queue})) as dispatcher:

@@ -51,6 +51,7 @@ def test_two_lists_in_one_word() -> None:
         ({"job_pattern": "(?P<id>x)(?P<state>y)(?P<colour>z)"}, "job_pattern: group 'colour'"),
         ({"id_pattern": "task (.*)"}, "id_pattern: needs one named group"),
         ({"id_pattern": "", "submit": "acme run {script}"}, r"submit: gives no \{name\}"),
+        ({"submit": "acme run {script} {name}"}, r"job_pattern: has a group 'mark', but submit gives no \{mark\}"),
         ({"whole_pattern": "*"}, "whole_pattern: nothing to repeat"),
         ({"states": {}}, "states: is empty"),
         ({"states": {"Active": "fine"}}, "states: 'Active' means 'fine'"),
@@ -69,11 +70,11 @@ def test_bad_descriptions_name_the_field(changes, problem) -> None:
 
 def test_rows() -> None:
     out = (
-        "TASK      PHASE     NODE   TITLE\n"
-        "t-1 ACTIVE rack7 pc-a\n"
-        "t-2 Waiting - pc-b\n"
-        "t-3 Rebooting rack1 pc-c\n"
-        "t-4 OOM rack1 pc-d\n"
+        "TASK      PHASE     NODE   LABEL TITLE\n"
+        "t-1 ACTIVE rack7 m1 pc-a\n"
+        "t-2 Waiting - m2 pc-b\n"
+        "t-3 Rebooting rack1 m3 pc-c\n"
+        "t-4 OOM rack1 - pc-d\n"
         "-- end of list --\n"
     )
     rows = read_rows(out, description(states={**description().states}))
@@ -83,13 +84,14 @@ def test_rows() -> None:
         ("t-3", "pc-c", "unclear", ""),
         ("t-4", "pc-d", "ended", "rack1"),
     ]
+    assert [row.mark for row in rows] == ["m1", "m2", "m3", "-"]
     assert "'Rebooting'" in rows[2].entry.detail
     assert (rows[3].entry.state, rows[3].entry.oom_killed) == ("OUT_OF_MEMORY", True)
     assert read_rows(out.replace("-- end of list --", ""), description()) is None
 
 
 def test_a_state_that_is_as_good_as_no_job() -> None:
-    rows = read_rows("t-1 Expired - pc-a\n", description(states={"Expired": "gone"}, whole_pattern=""))
+    rows = read_rows("t-1 Expired - - pc-a\n", description(states={"Expired": "gone"}, whole_pattern=""))
     assert rows[0].entry is None
 
 

@@ -73,6 +73,8 @@ def test_a_small_machine_gives_at_least_one_processor(cpus: int, given: int) -> 
 
 
 def test_no_more_processors_are_asked_for_than_there_are() -> None:
+    assert made(replace(SPEC, cpus=1))["HostConfig"]["NanoCpus"] == 10**9
+    assert made(replace(SPEC, cpus=1), replace(SETTINGS, cpus=8))["HostConfig"]["NanoCpus"] == 10**9
     # The engine would refuse it.
     assert made(replace(SPEC, cpus=64))["HostConfig"]["NanoCpus"] == 16 * 10**9
     assert made(settings=replace(SETTINGS, cpus=99))["HostConfig"]["NanoCpus"] == 16 * 10**9

@@ -7,9 +7,9 @@ from contract.launchers import make_spec
 
 from prefect_campaign.launch.pbs.errors import failure_of, reason
 from prefect_campaign.launch.pbs.qstat import read_qstat, same_job, submitted_id, token_of, unknown_ids
-from prefect_campaign.launch.pbs.script import BATCH_NAME, PbsRequest, job_mark, job_name, pbs_files, walltime
+from prefect_campaign.launch.pbs.script import BATCH_NAME, PbsRequest, job_name, pbs_files, walltime
 from prefect_campaign.launch.pbs.states import entry_of, seconds, size
-from prefect_campaign.launch.queue.jobs import Said, first_number
+from prefect_campaign.launch.queue.jobs import Said, first_number, job_mark
 from prefect_campaign.model.errors import Refused
 
 FULL = """\

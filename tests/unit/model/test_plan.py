@@ -114,6 +114,12 @@ def test_what_is_only_told_to_others_does_not_change_the_hash(changes: dict) -> 
     assert make_plan(campaign(**changes)).plan_hash == make_plan(campaign()).plan_hash
 
 
+def test_a_plan_without_processors_keeps_the_hash_that_it_had_when_1_was_their_default() -> None:
+    assert campaign().resources.cpus is None
+    assert make_plan(campaign(resources={"cpus": 1})).plan_hash == make_plan(campaign()).plan_hash
+    assert make_plan(campaign(resources={"cpus": 2})).plan_hash != make_plan(campaign()).plan_hash
+
+
 @given(
     lrs=st.lists(st.floats(0, 1), min_size=1, max_size=4, unique=True),
     methods=st.lists(

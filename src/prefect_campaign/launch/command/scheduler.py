@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 
 from prefect_campaign.launch.command.settings import CommandSettings, Row, read_id, read_rows
 from prefect_campaign.launch.command.template import Value
-from prefect_campaign.launch.queue.jobs import Entry, Listing, Run, Said
+from prefect_campaign.launch.queue.jobs import Entry, Listing, Run, Said, job_mark
 from prefect_campaign.launch.script import SCRIPT_NAME, Scheduled, job_script
 from prefect_campaign.model.errors import CampaignError, NoRoom, Refused, Transient, Unknown
 from prefect_campaign.model.records import AttemptSpec
@@ -29,12 +29,12 @@ class CommandScheduler:
     """
 
     kind = COMMAND
-    marks = False
 
     def __init__(self, queue: str, settings: CommandSettings, run: Run) -> None:
         self._queue = queue
         self._settings = settings
         self._run = run
+        self.marks = settings.shows_marks
         self._own: dict[str, Value] = {**settings.fields, "image": settings.image, "storage": settings.storage}
 
     def files(self, there: AttemptSpec) -> dict[str, str]:
@@ -51,12 +51,14 @@ class CommandScheduler:
         job_id = read_id(said.out, self._settings) if self._settings.id_pattern else there.token
         if said.code == 0 and job_id:
             return job_id
+        if said.code != 0 and self._is_busy(said) and not self._settings.whole_pattern:
+            raise NoRoom(f"{there.token}: {self._queue}: {said.why}")  # by its own word; an empty list proves nothing
         try:
             found = await self.find(there.token, there.run_dir)
         except CampaignError as error:
             raise Unknown(f"{there.token}: {self._queue}: submit said {said.why!r}, and then: {error}") from error
         live = [one.job_id for one in found if one.status != "ended"]
-        if len(live) == 1:
+        if len(live) == 1 and self.marks:
             return live[0]
         if found:  # an older one that left nothing, or one of another home
             raise Unknown(f"{there.token}: {self._queue}: submit said {said.why!r}; {len(found)} such jobs are listed")
@@ -78,7 +80,7 @@ class CommandScheduler:
             return Listing()
         rows = {row.job_id: row for row in await self._rows(list(jobs), list(jobs.values()))}
         if not rows and not self._settings.whole_pattern:  # a log-in page has no jobs on it either
-            raise Transient(f"{self._queue}: status: no job is listed, which proves nothing without `whole_pattern`")
+            raise Transient(_proves_nothing(self._queue, "status"))
         entries, absent = {}, set()
         for job_id, token in jobs.items():
             row = rows.get(job_id)
@@ -89,10 +91,11 @@ class CommandScheduler:
         return Listing(entries, frozenset(absent))
 
     async def find(self, token: str, run_dir: str) -> Sequence[Entry]:
-        """By the name that the job was given.
+        """By the name that the job was given, and by its mark where the list shows that.
 
         Raises:
             Unknown: the platform shows no names, so that nobody can say; or `find` lists several without names.
+            Transient: it lists no job at all, and nothing tells whether that is the whole list.
         """
         settings = self._settings
         if not settings.shows_names and not settings.find:
@@ -105,7 +108,11 @@ class CommandScheduler:
             rows = await self._rows([], [token])
         if not settings.shows_names and len(rows) > 1:  # which of them is ours, if any, nobody can say
             raise Unknown(f"{self._queue}: find lists {len(rows)} jobs and no names; give job_pattern a group `name`")
-        return [row.entry for row in rows if row.entry is not None and row.name in (token, None)]
+        if not rows and not settings.whole_pattern:
+            raise Transient(_proves_nothing(self._queue, "find" if settings.find else "status"))
+        named = [row for row in rows if row.name in (token, None)]
+        ours = [row for row in named if row.mark == job_mark(run_dir)] if self.marks else named
+        return [row.entry for row in ours if row.entry is not None]
 
     async def cancel(self, jobs: Mapping[str, str]) -> None:
         """One `cancel` for all if it takes many, else one each."""
@@ -162,12 +169,13 @@ class CommandScheduler:
             "script": f"{there.run_dir}/{SCRIPT_NAME}",
             "name": there.token,
             "token": there.token,
+            "mark": job_mark(there.run_dir),
             "exp_id": there.exp_id,
             "attempt": there.attempt,
             "run_dir": there.run_dir,
             "workdir": there.workdir,
             "gpus": there.gpu_count,
-            "cpus": there.cpus,
+            "cpus": there.cpus or 1,
             "memory_mb": there.memory_mb or settings.memory_mb,
             "shm_mb": there.shm_mb or 0,
             "disk_mb": there.disk_mb or 0,
@@ -175,3 +183,7 @@ class CommandScheduler:
             "walltime": f"{minutes // 60:02d}:{minutes % 60:02d}:00",
         }
         return settings.template("submit").fill(values)
+
+
+def _proves_nothing(queue: str, what: str) -> str:
+    return f"{queue}: {what}: no job is listed, which proves nothing without `whole_pattern`; give the block one"

@@ -32,7 +32,7 @@ FIELDS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "submit": (
         (
             "script", "name", "token", "exp_id", "attempt", "run_dir", "workdir", "gpus", "cpus", "memory_mb",
-            "shm_mb", "disk_mb", "minutes", "walltime",
+            "shm_mb", "disk_mb", "minutes", "walltime", "mark",
         ),
         ("script",),
     ),
@@ -45,7 +45,7 @@ FIELDS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
 use one."""
 
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
-_GROUPS = frozenset({"id", "state", "name", "node", "reason"})
+_GROUPS = frozenset({"id", "state", "name", "node", "reason", "mark"})
 
 
 @dataclass(frozen=True)
@@ -63,7 +63,7 @@ class CommandSettings:
     """Their word for a state, in any case -> what it means, one of `MEANINGS`."""
     job_pattern: str
     """Regular expression for one job in the answer to `status`, with the groups ``id`` (or ``name``) and ``state``,
-    and if there are such ``name``, ``node`` and ``reason``."""
+    and if there are such ``name``, ``mark``, ``node`` and ``reason``."""
     id_pattern: str = r"(?P<id>\S+)\s*\Z"
     """Regular expression for the id in the answer to `submit`, with the group ``id``; empty: jobs are known by the
     name that they are given."""
@@ -105,6 +105,8 @@ class CommandSettings:
                 raise Refused(f"states: {word!r} means {meaning!r}, which is none of {', '.join(MEANINGS)}")
         if not self.states:
             raise Refused("states: is empty; say what the platform's words for states mean")
+        if self.shows_marks and "mark" not in self.template("submit").fields:
+            raise Refused("job_pattern: has a group 'mark', but submit gives no {mark}; put it where lists show it")
         if self.job_id_variable and not _NAME.fullmatch(self.job_id_variable):
             raise Refused(f"job_id_variable: {self.job_id_variable!r} is not a variable name")
 
@@ -137,6 +139,11 @@ class CommandSettings:
         """Whether a job can be told by its name in a list."""
         return "name" in re.compile(self.job_pattern).groupindex
 
+    @property
+    def shows_marks(self) -> bool:
+        """Whether a list tells a job from one of the same name in another campaign home."""
+        return "mark" in re.compile(self.job_pattern).groupindex
+
 
 @dataclass(frozen=True)
 class Row:
@@ -146,6 +153,7 @@ class Row:
     name: str | None
     word: str
     """The platform's word for its state."""
+    mark: str | None
     entry: Entry | None
     """None: the platform's word for its state means that it is as good as not there."""
 
@@ -162,7 +170,9 @@ def read_rows(out: str, settings: CommandSettings) -> list[Row] | None:
         job_id = (groups["id"] if settings.id_pattern else name) or ""
         word = groups["state"]
         if job_id:
-            found.append(Row(job_id, name, word, _entry(job_id, word, meanings.get(word.casefold()), groups)))
+            found.append(
+                Row(job_id, name, word, groups.get("mark"), _entry(job_id, word, meanings.get(word.casefold()), groups))
+            )
     return found
 
 

@@ -7,7 +7,6 @@ from pathlib import Path
 from prefect_campaign.launch.docker.engine import DockerEngine, is_alive
 from prefect_campaign.launch.script import CLAIM_NAME
 from prefect_campaign.model.errors import CampaignError, Transient
-from prefect_campaign.model.records import AttemptSpec
 
 _AGAIN_SECONDS = 1.0
 """A TERM that came before `job.sh` could hear it is sent again."""
@@ -34,7 +33,7 @@ done 2>/dev/null
 """
 
 
-def end_container(engine: DockerEngine, spec: AttemptSpec, container: str, grace_seconds: float) -> None:
+def end_container(engine: DockerEngine, token: str, run_dir: str, container: str, grace_seconds: float) -> None:
     """End all processes of a container, such that `job.sh` can still record how.
 
     Raises:
@@ -44,19 +43,19 @@ def end_container(engine: DockerEngine, spec: AttemptSpec, container: str, grace
     seen = engine.inspect(container)
     if seen is None or not is_alive(seen["State"]):
         return
-    _signal(engine, container, "TERM", _leader(spec))
+    _signal(engine, container, "TERM", _leader(run_dir))
     engine.kill(container, "SIGTERM")
     while (left := deadline - time.monotonic()) > 0:
         if engine.wait(container, min(_AGAIN_SECONDS, left)):
             return
-        if not (Path(spec.run_dir) / CLAIM_NAME / "stop").exists():
+        if not (Path(run_dir) / CLAIM_NAME / "stop").exists():
             engine.kill(container, "SIGTERM")
-    if _signal(engine, container, "KILL", _leader(spec)) and engine.wait(container, _RECORD_SECONDS):
+    if _signal(engine, container, "KILL", _leader(run_dir)) and engine.wait(container, _RECORD_SECONDS):
         return
     engine.kill(container, "SIGKILL")
     if not engine.wait(container, _GONE_SECONDS):
         raise Transient(
-            f"{spec.token}: its container {container[:12]} cannot be ended; see `docker inspect` and the kernel log"
+            f"{token}: its container {container[:12]} cannot be ended; see `docker inspect` and the kernel log"
         )
 
 
@@ -70,10 +69,10 @@ def _signal(engine: DockerEngine, container: str, name: str, leader: str) -> boo
     return True
 
 
-def _leader(spec: AttemptSpec) -> str:
+def _leader(run_dir: str) -> str:
     """Number of `job.sh` inside, as it wrote into its claim; empty if it is not that far."""
     try:
-        text = (Path(spec.run_dir) / CLAIM_NAME / "pid").read_text("ascii", "replace").strip()
+        text = (Path(run_dir) / CLAIM_NAME / "pid").read_text("ascii", "replace").strip()
     except OSError:
         return ""
     return text if text.isdecimal() and len(text) < 10 else ""

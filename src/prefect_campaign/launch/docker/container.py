@@ -163,7 +163,7 @@ def _environment(spec: AttemptSpec, settings: DockerSettings, user: str) -> dict
 
 
 def _cpus(spec: AttemptSpec, settings: DockerSettings, engine: Engine) -> float:
-    if spec.cpus > 1:
+    if spec.cpus is not None:
         return min(spec.cpus, engine.cpus)
     return min(settings.cpus or max(1, engine.cpus - SPARED_CPUS), engine.cpus)
 

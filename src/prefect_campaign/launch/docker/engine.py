@@ -4,6 +4,7 @@ import asyncio
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import Future
 from contextlib import contextmanager, suppress
 from typing import Any, TypeVar
 
@@ -37,6 +38,7 @@ class DockerEngine:
         self._making = threading.Lock()
         self._facts: tuple[float, Engine] | None = None
         self._busy = threading.BoundedSemaphore(_THREADS)
+        self._pulls: dict[str, Future[None]] = {}
 
     async def beside(self, call: Callable[..., T], *args: Any, **named: Any) -> T:
         """Run a blocking call in a thread that nobody waits for at the end: a stuck engine blocks nothing else."""
@@ -140,6 +142,28 @@ class DockerEngine:
             text += f"`docker pull {name}`, build or import it, or correct `image` of the block"
             passing = any(word in str(error).lower() for word in _PULL_TROUBLE)
             raise (Transient if passing else Refused)(text) from error
+
+    def fetch(self, name: str) -> None:
+        """Pull an image unless it is there: once, for all that want it at this moment.
+
+        Raises:
+            Transient, Refused: see `pull`; all who waited for it are told the same.
+        """
+        with self._making:
+            under_way = self._pulls.get(name)
+            pull = self._pulls.setdefault(name, Future())
+        if under_way is not None:
+            return under_way.result()
+        try:
+            if self.image(name) is None:  # another may just have been done with it
+                self.pull(name)
+            pull.set_result(None)
+        except BaseException as error:
+            pull.set_exception(error)
+            raise
+        finally:
+            with self._making:
+                del self._pulls[name]
 
     def create(self, name: str, config: Mapping[str, Any]) -> str:
         """Make a container that does not run yet; its id.

@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import threading
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -9,6 +10,7 @@ from pathlib import Path
 
 from prefect_campaign.launch.docker.cancel import end_container
 from prefect_campaign.launch.docker.clean import clean
+from prefect_campaign.launch.docker.closed import end_closed
 from prefect_campaign.launch.docker.engine import DockerEngine
 from prefect_campaign.launch.docker.observe import observe_containers
 from prefect_campaign.launch.docker.settings import DOCKER, DockerSettings, Scope
@@ -17,6 +19,7 @@ from prefect_campaign.launch.docker.watch import Ends
 from prefect_campaign.launch.gpus.inventory import GpuReader
 from prefect_campaign.launch.gpus.numbers import Numbers
 from prefect_campaign.launch.local import LocalLauncher
+from prefect_campaign.launch.many import all_at_once
 from prefect_campaign.launch.process import host_name
 from prefect_campaign.launch.script import STDERR_NAME, STDOUT_NAME, job_script
 from prefect_campaign.model.clock import Clock, system_clock
@@ -28,6 +31,8 @@ LOOK_SECONDS = 10.0
 POLL_SECONDS = 30.0
 """How often containers are looked at if no event tells anything."""
 CLEAN_SECONDS = 300.0
+AT_ONCE = 4
+"""Containers that are being made at a time: fewer than requests that go on beside each other, so that one can look."""
 
 log = logging.getLogger("prefect_campaign")
 
@@ -67,6 +72,7 @@ class DockerLauncher:
         )
         self.slots = self._machine.slots
         self._poll_seconds = poll_seconds
+        self._turns = asyncio.Semaphore(AT_ONCE)
         self._ends: Ends | None = None
         self._checking: asyncio.Future[str] | None = None
         self._cleaned_at = float("-inf")
@@ -89,7 +95,12 @@ class DockerLauncher:
             Unknown: the run dir is claimed or the container is there already, or the engine's answer was lost.
         """
         job_script(spec)
-        return await self.engine.beside(start_container, self.engine, self.host, spec, host_name(), self.scope)
+        async with self._turns:
+            return await self.engine.beside(start_container, self.engine, self.host, spec, host_name(), self.scope)
+
+    async def submit_all(self, specs: Sequence[AttemptSpec]) -> dict[str, Handle | CampaignError]:
+        """Start many, some at a time; they share the pull of their image."""
+        return await all_at_once(self.submit, specs)
 
     async def find(self, spec: AttemptSpec) -> Handle | None:
         """The container by its name, or what its run dir tells of one that is gone.
@@ -115,7 +126,8 @@ class DockerLauncher:
         if handle.launcher != DOCKER or handle.host != host_name():
             raise Transient(f"{spec.token}: runs by launcher {handle.launcher} on host {handle.host}; cancel it there")
         if handle.job_id:
-            await self.engine.beside(end_container, self.engine, spec, handle.job_id, grace_seconds)
+            end = (spec.token, spec.run_dir, handle.job_id, grace_seconds)
+            await self.engine.beside(end_container, self.engine, *end)
 
     def watch(self, spec: AttemptSpec, handle: Handle, on_end: Callable[[str], None]) -> None:
         """Call `on_end(token)` once the job is over, as the engine's events tell."""
@@ -151,8 +163,13 @@ class DockerLauncher:
             self.engine.ping()
             self.engine.engine()
             if self.scope is not None and time.monotonic() - self._cleaned_at > CLEAN_SECONDS:
-                clean(self.engine, self.scope, self._ends.tokens if self._ends else ())
+                followed = self._ends.tokens if self._ends else ()
+                clean(self.engine, self.scope, followed)
                 self._cleaned_at = time.monotonic()
+                # By itself: a job may take its time to end, and nobody who looks waits for that.
+                threading.Thread(
+                    target=end_closed, args=(self.engine, self.scope, followed), name="docker-closed", daemon=True
+                ).start()
         except (Transient, Refused, CampaignError) as error:
             return str(error)
         return ""

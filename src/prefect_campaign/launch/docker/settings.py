@@ -62,6 +62,8 @@ class Scope:
     campaign: str
     ledger: str
     """Digest that stands for the ledger."""
+    url: str = field(default="", repr=False)
+    """Of the ledger, which says what is over; empty: then nothing that runs is ever ended."""
 
 
 @dataclass(frozen=True)

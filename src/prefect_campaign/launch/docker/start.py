@@ -128,7 +128,7 @@ def _image(engine: DockerEngine, settings: DockerSettings) -> Mapping[str, Any]:
     found = engine.image(settings.image)
     if found is None and settings.pull == "missing":
         log.info("image %s is not on the Docker engine; it is pulled", settings.image)
-        engine.pull(settings.image)
+        engine.fetch(settings.image)
         found = engine.image(settings.image)
     if found is None:
         raise Refused(

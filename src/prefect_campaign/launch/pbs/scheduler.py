@@ -13,9 +13,9 @@ from prefect_campaign.launch.pbs.qstat import (
     token_of,
     unknown_ids,
 )
-from prefect_campaign.launch.pbs.script import BATCH_NAME, PbsRequest, job_mark, job_name, pbs_files
+from prefect_campaign.launch.pbs.script import BATCH_NAME, PbsRequest, job_name, pbs_files
 from prefect_campaign.launch.pbs.states import entry_of
-from prefect_campaign.launch.queue.jobs import Entry, Listing, Run, Said
+from prefect_campaign.launch.queue.jobs import Entry, Listing, Run, Said, job_mark
 from prefect_campaign.model.errors import CampaignError, NoRoom, Refused, Transient, Unknown
 from prefect_campaign.model.records import AttemptSpec
 
@@ -104,7 +104,7 @@ class PbsScheduler:
             if attributes is None:
                 if _among(job_id, finished):
                     entries[job_id] = Entry(job_id, "ended", "FINISHED", "PBS says no more than that it is over")
-                elif _among(job_id, unknown) or found:
+                elif _among(job_id, unknown):
                     absent.add(job_id)
             elif _is_of(attributes, token):
                 entries[job_id] = entry_of(job_id, attributes)

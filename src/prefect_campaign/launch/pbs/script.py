@@ -8,6 +8,7 @@ from shlex import quote
 from typing import Literal
 
 from prefect_campaign.launch.pbs.qstat import MARK, TOKEN
+from prefect_campaign.launch.queue.jobs import job_mark
 from prefect_campaign.launch.script import SCRIPT_NAME, Scheduled, job_script
 from prefect_campaign.model.errors import Refused
 from prefect_campaign.model.records import AttemptSpec
@@ -91,11 +92,6 @@ def job_name(token: str) -> str:
     return f"pc-{hashlib.sha256(token.encode()).hexdigest()[:12]}"
 
 
-def job_mark(run_dir: str) -> str:
-    """What tells an attempt from one of the same name in another campaign home: its run dir, short."""
-    return hashlib.sha256(run_dir.encode("utf-8", "surrogateescape")).hexdigest()[:16]
-
-
 def pbs_files(spec: AttemptSpec, request: PbsRequest) -> dict[str, str]:
     """The attempt's `job.sh`, and the script that is handed to qsub.
 
@@ -132,10 +128,10 @@ def _resources(spec: AttemptSpec, request: PbsRequest) -> list[str]:
     if request.style == "nodes":
         gpus = f":gpus={spec.gpu_count}" if spec.gpu_count else ""
         chunk = f":{request.chunk}" if request.chunk else ""
-        lines.append(f"-l nodes=1:ppn={spec.cpus}{gpus}{chunk}")
+        lines.append(f"-l nodes=1:ppn={spec.cpus or 1}{gpus}{chunk}")
         lines += [f"-l mem={memory}mb"] if memory else []
     else:
-        wanted = [f"ncpus={spec.cpus}"]
+        wanted = [f"ncpus={spec.cpus or 1}"]
         wanted += [f"ngpus={spec.gpu_count}"] if spec.gpu_count else []
         wanted += [f"mem={memory}mb"] if memory else []
         if request.style == "select":

@@ -55,6 +55,7 @@ _WAITING = {
     "H": "held",
 }
 _RUNNING = {"R": "", "E": "exiting", "S": "suspended by PBS", "U": "suspended: its node is in use", "B": "begun"}
+_SUSPENDED = frozenset("SU")
 _ENDED = frozenset("FXC")
 _HOLDS = {"u": "by its user", "o": "by an operator", "s": "by PBS or an administrator", "p": "for a bad password"}
 
@@ -76,7 +77,7 @@ def entry_of(job_id: str, attributes: Mapping[str, str]) -> Entry:
         stuck, why = _waiting(letter, attributes)
         return Entry(job_id, "pending", None, "; ".join(filter(None, (why, comment))), stuck)
     if letter in _RUNNING:
-        return Entry(job_id, "running", None, _RUNNING[letter], node=node)
+        return Entry(job_id, "running", None, _RUNNING[letter], node=node, suspended=letter in _SUSPENDED)
     if letter in _ENDED:
         state, why = _ended(attributes)
         detail = "; ".join(filter(None, (why, comment)))

@@ -1,5 +1,6 @@
 """What a launcher of queues needs of one kind of scheduler, and how jobs look in its answers."""
 
+import hashlib
 import re
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -51,6 +52,8 @@ class Entry:
     """Whether it waits for somebody to do something, and not for its turn."""
     node: str = ""
     oom_killed: bool = False
+    suspended: bool = False
+    """Whether it is `running`, but stopped for now, so that it can write nothing."""
 
 
 @dataclass(frozen=True)
@@ -69,7 +72,8 @@ class Scheduler(Protocol):
     kind: str
     """The launcher's name in handles."""
     marks: bool
-    """Whether what `find` finds is surely of this campaign home, so that what is too much may be cancelled."""
+    """Whether what `find` finds is surely of this campaign home, so that what is too much may be cancelled. If not, a
+    job is taken only if the run dir shows that one of this home has begun."""
 
     def files(self, there: AttemptSpec) -> dict[str, str]:
         """What is put into the run dir: `job.sh`, and what is handed to the scheduler besides; name -> text.
@@ -145,3 +149,8 @@ def first_number(job_id: str) -> tuple[int, str]:
     """To sort ids by age: ``9.pbs`` before ``10.pbs``."""
     found = re.search(r"\d+", job_id)
     return (int(found[0]) if found else 0, job_id)
+
+
+def job_mark(run_dir: str) -> str:
+    """What tells an attempt from one of the same name in another campaign home: its run dir, short."""
+    return hashlib.sha256(run_dir.encode("utf-8", "surrogateescape")).hexdigest()[:16]

@@ -33,6 +33,8 @@ class Report:
     """Whether it said that it has no such job."""
     why: str = ""
     """Why it said nothing of it."""
+    age: float = 0.0
+    """How many seconds ago it said so."""
 
 
 def judge(
@@ -40,31 +42,31 @@ def judge(
 ) -> tuple[Observation, Note]:
     """The observation, and the note with what must be remembered.
 
-    Silence changes nothing: only the job's own record, or the scheduler's own word and some patience, end a job.
+    Silence changes nothing: only the job's own record, or the scheduler's own word and some patience, end a job. That
+    it has no such job is believed once two of its answers say so, some time apart.
     """
     entry = report.entry
     if trace.over is not None:
-        return _explained(trace, trace.over, report, queue), note
+        return _explained(trace, trace.over, report, note, queue, now, patience)
     if trace.unseen:
         return _seen(trace, "unreachable", trace.unseen), note
     if entry is None and not report.absent:
         return _seen(trace, "unreachable", report.why or f"{queue} said nothing of it"), note
     if entry is not None and entry.status != "ended":
-        fresh = replace(note, over_since=None)
         if entry.status == "unclear":
-            return _seen(trace, "unreachable", entry.detail, entry=entry), fresh
-        return _seen(trace, entry.status, entry.detail, entry=entry), fresh
-    first_look = note.over_since is None
-    since = now if note.over_since is None else note.over_since
-    over = replace(note, over_since=since)
+            return _seen(trace, "unreachable", entry.detail, entry=entry), replace(note, over_since=None)
+        fresh = _with_sleep(trace, entry, note, now)
+        return replace(_seen(trace, entry.status, entry.detail, entry=entry), quiet_since=_quiet(trace, fresh)), fresh
     if entry is not None:
-        if now - since < patience.record:
+        over = note if note.over_since is not None else replace(note, over_since=now)
+        if now - (over.over_since or now) < patience.record:
             said = f"{queue} says it is over ({entry.detail}); waiting for its record"
             return _seen(trace, "running", said, entry=replace(entry, state=None)), over
         return _seen(trace, "gone", "it left no exit record", entry.detail, entry=entry), over
+    missing, over = _is_missing(report, note, now, patience)
     if now - note.asked_at < patience.unlisted and trace.started_at is None:
         return _seen(trace, "pending", f"{queue} has taken it, but does not list it yet"), over
-    if first_look or now - since < patience.unlisted:
+    if not missing:
         return _seen(trace, "unreachable", f"{queue} does not list it any more; it will be looked for again"), over
     return _seen(trace, "gone", f"{queue} does not know it any more, and it left no exit record"), over
 
@@ -77,23 +79,54 @@ def asks_why(trace: Trace) -> bool:
     return trace.over is not None and (trace.stopped or trace.over.signal in _FROM_OUTSIDE)
 
 
-def _explained(trace: Trace, over: Observation, report: Report, queue: str) -> Observation:
+def _explained(
+    trace: Trace, over: Observation, report: Report, note: Note, queue: str, now: float, patience: Patience
+) -> tuple[Observation, Note]:
     """How it ended by its own record; if it was stopped, with the scheduler's word on that.
 
     A scheduler that stops a job to run it again later (preemption) still has it. Then the record is not the last word,
     and without the scheduler nobody can tell.
     """
     entry = report.entry
-    if not asks_why(trace) or report.absent:
-        return replace(over, detail="; ".join(trace.notes))
+    if not asks_why(trace):
+        return replace(over, detail="; ".join(trace.notes)), note
+    if report.absent:
+        missing, after = _is_missing(report, note, now, patience)
+        if missing:
+            return replace(over, detail="; ".join(trace.notes)), after
+        said = f"it was stopped, and {queue} does not list it; it will be looked for again"
+        return _seen(trace, "unreachable", said), after
     if entry is None or entry.status == "unclear":
         said = entry.detail if entry else report.why
-        return _seen(trace, "unreachable", f"it was stopped, and {queue} must say whether for good: {said}")
+        return _seen(trace, "unreachable", f"it was stopped, and {queue} must say whether for good: {said}"), note
     if entry.status != "ended":
-        return _seen(trace, entry.status, f"it was stopped, but {queue} still has it", entry.detail, entry=entry)
+        said = f"it was stopped, but {queue} still has it"
+        return _seen(trace, entry.status, said, entry.detail, entry=entry), _with_sleep(trace, entry, note, now)
     known = entry.state if entry.state in _REASONS else None
     detail = "; ".join((*trace.notes, *([entry.detail] if known else [])))
-    return replace(over, detail=detail, scheduler_state=known, oom_killed=entry.oom_killed, node=entry.node)
+    return replace(over, detail=detail, scheduler_state=known, oom_killed=entry.oom_killed, node=entry.node), note
+
+
+def _is_missing(report: Report, note: Note, now: float, patience: Patience) -> tuple[bool, Note]:
+    """Whether its scheduler has said for long enough that it has no such job, by more than one answer."""
+    said_at = now - report.age
+    if note.over_since is None:
+        return False, replace(note, over_since=said_at)
+    return said_at - note.over_since >= patience.unlisted, note
+
+
+def _with_sleep(trace: Trace, entry: Entry, note: Note, now: float) -> Note:
+    """The note of a job that is listed as alive: what waits or is suspended after it has run is silent for no fault."""
+    asleep = entry.suspended or (entry.status == "pending" and trace.started_at is not None)
+    woke = now if note.asleep and not asleep else note.awake_since
+    return replace(note, over_since=None, asleep=asleep, awake_since=woke)
+
+
+def _quiet(trace: Trace, note: Note) -> float | None:
+    """Since when a job that runs has been silent; None if it could not write, or if that is not known."""
+    if note.asleep or trace.started_at is None or trace.quiet_since is None:
+        return None
+    return max(trace.quiet_since, note.awake_since or 0.0)
 
 
 def _seen(trace: Trace, status: str, *details: str, entry: Entry | None = None) -> Observation:
@@ -105,5 +138,4 @@ def _seen(trace: Trace, status: str, *details: str, entry: Entry | None = None) 
         oom_killed=entry is not None and status == "gone" and entry.oom_killed,
         node=entry.node if entry else "",
         stuck=entry is not None and entry.stuck and status == "pending",
-        quiet_since=trace.quiet_since if status == "running" else None,
     )

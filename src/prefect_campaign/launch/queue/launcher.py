@@ -11,7 +11,8 @@ from prefect_campaign.launch.poller import Poller
 from prefect_campaign.launch.queue.cancel import Canceller
 from prefect_campaign.launch.queue.jobs import Scheduler, first_number
 from prefect_campaign.launch.queue.judge import Patience, Report, asks_why, judge
-from prefect_campaign.launch.queue.note import Note, read_note, remove_note, with_over, write_note
+from prefect_campaign.launch.queue.note import Note, read_note, remove_note, write_note
+from prefect_campaign.launch.queue.notebook import Notebook
 from prefect_campaign.launch.queue.place import Place, Trace, file_error, make_folders
 from prefect_campaign.launch.queue.view import QueueView
 from prefect_campaign.launch.script import STDERR_NAME, STDOUT_NAME
@@ -71,9 +72,9 @@ class QueueLauncher:
         self._missed: set[str] = set()
         self._clock = clock
         self._view = QueueView(queue, scheduler)
-        self._canceller = Canceller(queue, scheduler, self._view)
+        self._canceller = Canceller(queue, scheduler, self._view, absent_seconds=self._patience.unlisted)
         self._handles: dict[str, Handle] = {}
-        self._notes: dict[str, Note] = {}
+        self._notebook = Notebook(queue, clock)
         cheap = _RECORD_SECONDS if place.cheap else None
         self._poller = Poller(queue, self.observe, poll_seconds, record_seconds=cheap)
         self._turns = asyncio.Semaphore(AT_ONCE)
@@ -139,8 +140,11 @@ class QueueLauncher:
             trace = (await self._place.traces([spec]))[spec.token]
         if live or (found and trace.started_at is not None):  # an ended one that claimed nothing was never ours to see
             first, *rest = live or [found[0].job_id]
-            if rest and not self._scheduler.marks:
-                raise Unknown(f"{spec.token}: {self._queue} lists it as {', '.join(live)}; cancel all but one by hand")
+            if not self._scheduler.marks and (rest or trace.started_at is None):
+                raise Unknown(
+                    f"{spec.token}: {self._queue} lists {', '.join(live)} by that name, and nothing tells whose they "
+                    "are; cancel by hand what is not wanted, and let lists show {mark} (see job_pattern)"
+                )
             if rest:
                 log.warning("%s: %s has it %d times; cancelling %s", spec.token, self._queue, 1 + len(rest), rest)
                 await self._scheduler.cancel(dict.fromkeys(rest, spec.token))
@@ -171,9 +175,12 @@ class QueueLauncher:
         owners = {t: o for t, job_id in asked.items() if (o := self._other_owner(traces[t], job_id))}
         for token, owner in owners.items():
             self._view.follow(token, owner)
-        reports = await self._view.reports(asked, self.poll_seconds) if asked else {}
+        notes = await self._notebook.read([spec for spec, _ in pairs.values()])
+        doubtful = any(traces[t].over is not None or notes[t].over_since is not None for t in asked)
+        age = min(self.poll_seconds, self._patience.unlisted) if doubtful else self.poll_seconds
+        reports = await self._view.reports(asked, age) if asked else {}
         if owners:  # the job that has the run dir is the one that counts, as long as it is there
-            theirs = await self._view.reports(owners, self.poll_seconds)
+            theirs = await self._view.reports(owners, age)
             reports |= {t: r for t, r in theirs.items() if not r.absent or reports[t].absent}
         # A job that ended between the two looks has its record by now.
         ends = [t for t, r in reports.items() if r.absent or (r.entry and r.entry.status == "ended")]
@@ -181,17 +188,17 @@ class QueueLauncher:
         if over:
             again = await self._place.traces(over)
             traces |= {t: replace(one, notes=(*traces[t].notes, *one.notes)) for t, one in again.items()}
+        after = {}
         for token, (spec, _) in pairs.items():
             report = reports.get(token, Report(absent=True))
-            note = self._remembered(spec)
-            seen, after = judge(traces[token], report, note, self._queue, self._clock(), self._patience)
-            if after != note:
-                self._notes[token] = with_over(spec, note, after.over_since)
-            if seen.status in ("exited", "gone"):
-                self._view.forget(token)
-            elif traces[token].over is not None and seen.status != "unreachable":
+            judged = judge(traces[token], report, notes[token], self._queue, self._clock(), self._patience)
+            found[token], after[token] = judged
+            if traces[token].over is not None and found[token].status in ("pending", "running"):
                 await self._place.reopen(spec)
-            found[token] = seen
+        await self._notebook.write([spec for spec, _ in pairs.values()], notes, after)
+        for token in pairs:
+            if found[token].status in ("exited", "gone"):
+                self._forget(token)
         silent = [pair for token, pair in pairs.items() if found[token].status == "gone"]
         await asyncio.gather(*(self._keep_log(spec, handle) for spec, handle in silent))
         return found
@@ -250,7 +257,8 @@ class QueueLauncher:
                 remove_note(spec)
             raise
         crash_point("job_spawned")
-        self._notes[spec.token] = note = replace(note, job_id=job_id)
+        note = replace(note, job_id=job_id)
+        self._notebook.put(note)
         with suppress(OSError):  # the ledger keeps the id as well
             await asyncio.to_thread(write_note, spec, note)
         return await self._handle(spec, job_id)
@@ -285,11 +293,9 @@ class QueueLauncher:
         except OSError as error:
             raise Transient(f"{spec.token}: {spec.run_dir}: {error.strerror or error}") from error
 
-    def _remembered(self, spec: AttemptSpec) -> Note:
-        if spec.token not in self._notes:
-            try:
-                note = read_note(spec)
-            except OSError:
-                return Note(spec.token, self._queue, self._clock())  # in doubt it was handed over just now
-            self._notes[spec.token] = note or Note(spec.token, self._queue, 0.0)
-        return self._notes[spec.token]
+    def _forget(self, token: str) -> None:
+        """Its job is over."""
+        self._view.forget(token)
+        self._notebook.forget(token)
+        self._handles.pop(token, None)
+        self._missed.discard(token)

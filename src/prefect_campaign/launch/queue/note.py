@@ -6,7 +6,8 @@ It is on disk before the scheduler is asked, so that whoever comes after a crash
 import json
 import os
 import secrets
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from prefect_campaign.model.records import AttemptSpec
@@ -28,6 +29,10 @@ class Note:
     """Empty until its answer was read."""
     over_since: float | None = None
     """When the scheduler was first seen to have no such job, or an ended one, though there is no exit record."""
+    asleep: bool = False
+    """Whether it waited or was suspended when it was last seen, having run before."""
+    awake_since: float | None = None
+    """When it was seen to run again after that: it was silent until then for no fault of its own."""
 
 
 def read_note(spec: AttemptSpec) -> Note | None:
@@ -50,7 +55,9 @@ def read_note(spec: AttemptSpec) -> Note | None:
             queue=str(found["queue"]),
             asked_at=float(found["asked_at"]),
             job_id=str(found["job_id"]),
-            over_since=None if found.get("over_since") is None else float(found["over_since"]),
+            over_since=_time(found, "over_since"),
+            asleep=found.get("asleep") is True,
+            awake_since=_time(found, "awake_since"),
         )
     except (ValueError, TypeError, KeyError, RecursionError):
         note = None
@@ -83,17 +90,6 @@ def write_note(spec: AttemptSpec, note: Note) -> None:
         raise
 
 
-def with_over(spec: AttemptSpec, note: Note, since: float | None) -> Note:
-    """The note with a new `over_since`; on disk too if that can be, for a grace must outlive whoever waits for it."""
-    changed = replace(note, over_since=since)
-    if changed != note:
-        try:
-            write_note(spec, changed)
-        except OSError:
-            return changed  # then it is known to this process alone
-    return changed
-
-
 def remove_note(spec: AttemptSpec) -> None:
     """Nothing was handed over after all.
 
@@ -101,6 +97,11 @@ def remove_note(spec: AttemptSpec) -> None:
         OSError: it is still there.
     """
     _path(spec).unlink(missing_ok=True)
+
+
+def _time(found: Mapping[str, object], name: str) -> float | None:
+    value = found.get(name)
+    return None if value is None else float(value)  # type: ignore[arg-type]
 
 
 def _path(spec: AttemptSpec) -> Path:

@@ -12,9 +12,11 @@ from typing import Protocol
 
 from prefect_campaign.launch.job_files import signal_of, write_script
 from prefect_campaign.launch.queue.jobs import Said
+from prefect_campaign.launch.queue.silence import SilenceReader
 from prefect_campaign.launch.record import take_record
 from prefect_campaign.launch.script import CLAIM_NAME, RECORD_NAME
 from prefect_campaign.launch.ssh.program import run_program
+from prefect_campaign.model.clock import Clock, system_clock
 from prefect_campaign.model.errors import Refused, Transient, Unknown
 from prefect_campaign.model.records import AttemptSpec, Observation
 
@@ -95,6 +97,8 @@ class Here:
     """Folders put in front of ``PATH`` for jobs."""
     env: Mapping[str, str] = field(default_factory=dict)
     """Variables for jobs; those of the experiment win."""
+    clock: Clock = system_clock
+    """Seconds since the epoch."""
     cheap = True
 
     async def run(self, argv: Sequence[str], seconds: float) -> Said:
@@ -122,10 +126,19 @@ class Here:
 
     async def traces(self, specs: Sequence[AttemptSpec]) -> dict[str, Trace]:
         """Read the records and claims."""
-        return await asyncio.to_thread(lambda: {spec.token: read_trace(spec) for spec in specs})
+        return await asyncio.to_thread(self._traces, specs)
 
     async def reopen(self, spec: AttemptSpec) -> None:
         """Nothing: the job itself puts its record aside when it is run again."""
+
+    def _traces(self, specs: Sequence[AttemptSpec]) -> dict[str, Trace]:
+        silence = SilenceReader(self.clock)
+        found = {spec.token: read_trace(spec) for spec in specs}
+        for spec in specs:
+            trace = found[spec.token]
+            if trace.started_at is not None and trace.over is None and not trace.unseen:
+                found[spec.token] = replace(trace, quiet_since=silence.quiet_since(spec.run_dir))
+        return found
 
 
 def make_folders(spec: AttemptSpec) -> None:

@@ -54,11 +54,12 @@ class QueueView:
         async with self._lock:
             if self._asked_at <= since or not self._asked.issuperset(jobs.values()):
                 await self._ask()
-            error, listing = self._error, self._listing
+            error, listing, asked_at = self._error, self._listing, self._asked_at
         if error is not None:
             return {token: Report(why=str(error)) for token in jobs}
+        why, old = f"{self._queue} said nothing of it", time.monotonic() - asked_at
         return {
-            token: Report(listing.entries.get(job_id), job_id in listing.absent, f"{self._queue} said nothing of it")
+            token: Report(listing.entries.get(job_id), job_id in listing.absent, why, old)
             for token, job_id in jobs.items()
         }
 

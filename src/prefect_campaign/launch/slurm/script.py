@@ -72,7 +72,7 @@ def shape_of(spec: AttemptSpec, settings: SlurmSettings) -> Shape:
     """What is asked of the scheduler for an attempt."""
     runs = os.path.dirname(os.path.dirname(spec.run_dir))
     workdir = spec.workdir if settings.container_image else ""
-    return Shape(runs, spec.gpu_count, spec.cpus, spec.memory_mb, spec.disk_mb, spec.wall_minutes, workdir)
+    return Shape(runs, spec.gpu_count, spec.cpus or 1, spec.memory_mb, spec.disk_mb, spec.wall_minutes, workdir)
 
 
 def in_array(spec: AttemptSpec) -> bool:
