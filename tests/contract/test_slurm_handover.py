@@ -1,6 +1,7 @@
 """What the Slurm launcher hands over: options, scripts, settings, manifests."""
 
 import subprocess
+import threading
 from dataclasses import replace
 from pathlib import Path
 
@@ -120,28 +121,46 @@ def manifest(name: str, *tokens: str, at: float = 1.0) -> Manifest:
     return Manifest(name, name, "pc:1", at, tokens, array=True)
 
 
-def test_a_token_is_found_in_the_manifests_of_another_process(tmp_path):
-    first, second = Manifests("lab"), Manifests("lab")
-    run_dir = str(tmp_path / "e" / "a1")
-    assert second.entries(run_dir, "b") == []
-    first.write(str(tmp_path), manifest("x", "a", "b"))
-    (entry,) = second.entries(run_dir, "b")
+async def test_a_token_is_found_in_the_manifests_of_another_process(tmp_path):
+    first, second, runs = Manifests("lab"), Manifests("lab"), str(tmp_path)
+    assert (await second.read(runs)).of("b") == []
+    first.write(runs, manifest("x", "a", "b"))
+    (entry,) = (await second.read(runs)).of("b")
     assert (entry.manifest.name, entry.index, entry.manifest.job_id) == ("x", 1, None)
-    first.answered(str(tmp_path), "x", "77")
-    assert second.entries(run_dir, "b")[0].manifest.job_id == "77"
-    first.write(str(tmp_path), manifest("y", "b", at=2.0))
-    first.answered(str(tmp_path), "y", None)
-    assert [entry.manifest.name for entry in second.entries(run_dir, "b")] == ["x"]  # y came to nothing
-    assert Manifests("other").entries(run_dir, "b") == []
+    first.answered(runs, "x", "77")
+    assert (await second.read(runs)).of("b")[0].manifest.job_id == "77"
+    first.write(runs, manifest("y", "b", at=2.0))
+    first.answered(runs, "y", None)
+    assert [entry.manifest.name for entry in (await second.read(runs)).of("b")] == ["x"]  # y came to nothing
+    first.answered(runs, "y", "78")
+    assert [entry.manifest.name for entry in (await second.read(runs)).of("b")] == ["x", "y"]  # but it turned up
+    assert (await Manifests("other").read(runs)).of("b") == []
 
 
-def test_a_damaged_manifest_is_named_and_nothing_is_guessed(tmp_path):
+async def test_what_was_answered_is_not_read_again_and_nothing_is_read_in_the_event_loop(tmp_path, monkeypatch):
+    store, runs, threads = Manifests("lab"), str(tmp_path), []
+    store.write(runs, manifest("x", "a"))
+    store.answered(runs, "x", "77")
+
+    def read(path: Path, *options):
+        threads.append(threading.current_thread())
+        return path.read_bytes().decode()
+
+    monkeypatch.setattr(Path, "read_text", read)
+    for n in range(3):
+        store.write(runs, manifest(f"y{n}", "b", at=2.0))  # so that the folder is young
+        assert (await store.read(runs)).of("a")[0].manifest.job_id == "77"
+    assert len(threads) == 1
+    assert threads[0] is not threading.main_thread()
+
+
+async def test_a_damaged_manifest_is_named_and_nothing_is_guessed(tmp_path):
     store = Manifests("lab")
     store.write(str(tmp_path), manifest("x", "a"))
     path: Path = store.folder(str(tmp_path)) / "x.json"
     path.write_text("{")
     with pytest.raises(Transient, match=str(path)):
-        Manifests("lab").entries(str(tmp_path / "e" / "a1"), "a")
+        await Manifests("lab").read(str(tmp_path))
 
 
 def test_names_of_arrays_are_unlike_each_other_and_safe():

@@ -4,7 +4,7 @@ import time
 from dataclasses import dataclass, replace
 
 from prefect_campaign.launch.slurm.files import RunDirs
-from prefect_campaign.launch.slurm.manifest import Entry, Manifest, Manifests
+from prefect_campaign.launch.slurm.manifest import Entry, Manifest, Manifests, runs_of
 from prefect_campaign.launch.slurm.scheduler import Scheduler
 from prefect_campaign.launch.slurm.submit import SLURM, handle_of
 from prefect_campaign.launch.slurm.view import split_id
@@ -61,12 +61,12 @@ class Finder:
             Unknown: there may be one.
             Transient: Slurm cannot be asked now, so that nothing is known.
         """
-        entries = self._manifests.entries(spec.run_dir, spec.token)
+        entries = (await self._manifests.read(runs_of(spec.run_dir))).of(spec.token)
         trace = (await self._files.traces([spec]))[spec.token]
         if trace.unread:
             raise Unknown(f"{spec.token}: {trace.unread}")
         if trace.claimed_by:
-            return Found(self.holder(spec, trace.claimed_by))
+            return Found(await self.holder(spec, trace.claimed_by))
         known = [entry for entry in entries if entry.manifest.job_id]
         unsettled = []
         for entry in entries:
@@ -83,9 +83,9 @@ class Finder:
     def settle(self, spec: AttemptSpec, found: Found) -> None:
         """The rest is gone."""
         for key, base in found.unsettled:
-            self._manifests.answered(_runs_of(spec), key, base)
+            self._manifests.answered(runs_of(spec.run_dir), key, base)
 
-    def holder(self, spec: AttemptSpec, claimed_by: str) -> Handle:
+    async def holder(self, spec: AttemptSpec, claimed_by: str) -> Handle:
         """The job that won the claim is the one, whatever else was submitted, and whatever was believed of it.
 
         Raises:
@@ -93,12 +93,13 @@ class Finder:
         """
         id_ = split_id(claimed_by)
         if id_ is not None:
-            entries = self._manifests.entries(spec.run_dir, spec.token, refused=True)
+            runs = runs_of(spec.run_dir)
+            entries = (await self._manifests.read(runs)).of(spec.token, refused=True)
             fitting = [one for one in entries if one.index == id_.task and one.manifest.job_id in (None, id_.base)]
             fitting.sort(key=lambda one: (one.manifest.job_id is None, one.manifest.refused))
             if len(fitting) == 1 and fitting[0].manifest.job_id is None:
                 # So that the other tasks of its array are found, too.
-                self._manifests.answered(_runs_of(spec), fitting[0].manifest.key, id_.base)
+                self._manifests.answered(runs, fitting[0].manifest.key, id_.base)
             for entry in fitting:
                 return handle_of(self._name, entry.manifest, id_.base, entry.index)
         detail = {"name": spec.token, "submitted_at": 0.0}
@@ -113,7 +114,7 @@ class Finder:
         """
         manifest, now = entry.manifest, self._clock()
         bases = await self._shown(manifest)
-        runs = _runs_of(spec)
+        runs = runs_of(spec.run_dir)
         if bases:
             if len(bases) == 1:
                 self._manifests.answered(runs, manifest.key, bases[0])
@@ -169,7 +170,3 @@ def _is_fresh(seen: _Seen, now: float, ticks: float) -> bool:
 
 def _with_id(entry: Entry, base: str) -> Entry:
     return Entry(replace(entry.manifest, job_id=base), entry.index)
-
-
-def _runs_of(spec: AttemptSpec) -> str:
-    return spec.run_dir.rstrip("/").rsplit("/", 2)[0]

@@ -4,13 +4,15 @@ One file for each submission, in a folder beside the run dirs: the job's name, t
 in order. Another file beside it is written once the scheduler's id is known, or that nothing was taken.
 """
 
+import asyncio
 import hashlib
 import json
 import os
+import threading
 import time
 from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 from prefect_campaign.model.errors import Transient
@@ -52,14 +54,62 @@ class Entry:
     index: int | None
 
 
-@dataclass
-class _Folder:
-    """What has been read of one folder."""
+class Submissions:
+    """What is on record of a folder of run dirs."""
 
-    entries: dict[str, list[Entry]] = field(default_factory=dict)
-    read: dict[str, str | None] = field(default_factory=dict)
-    """File -> what its answer was."""
-    stamp: int = -1
+    def __init__(self) -> None:
+        self._entries: dict[str, list[Entry]] = {}
+        self._read: dict[str, str | None] = {}
+        """File -> what its answer was."""
+        self._stamp = -1
+        self._turn = threading.Lock()
+
+    def of(self, token: str, *, refused: bool = False) -> list[Entry]:
+        """Submissions of a token, oldest first.
+
+        Args:
+            token: of the attempt.
+            refused: also those that are believed to have come to nothing.
+        """
+        return [entry for entry in self._entries.get(token, []) if refused or not entry.manifest.refused]
+
+    def read(self, folder: Path) -> None:
+        """Take in what is new; without a folder there is nothing.
+
+        Raises:
+            OSError: it cannot be read.
+            ValueError: a manifest is damaged.
+        """
+        with self._turn:
+            try:
+                stamp = folder.stat().st_mtime_ns
+                if stamp != self._stamp:
+                    self._take_in(folder)
+            except FileNotFoundError:
+                return
+            # A file system's clock is coarse: what is written within the same moment would never be seen.
+            self._stamp = stamp if time.time_ns() - stamp > _COARSE else -1
+
+    def _take_in(self, folder: Path) -> None:
+        names = os.listdir(folder)
+        answers = {name for name in names if name.endswith(_ANSWER)}
+        for name in sorted(names):
+            before = self._read.get(name)
+            if not name.endswith(_SUFFIX) or (before and before.isdecimal()):
+                continue  # an id is final
+            key = name.removesuffix(_SUFFIX)
+            answer = (folder / f"{key}{_ANSWER}").read_text("ascii", "replace") if key + _ANSWER in answers else None
+            if name in self._read and before == answer:
+                continue
+            self._note(_read(folder / name, key, answer))
+            self._read[name] = answer
+
+    def _note(self, manifest: Manifest) -> None:
+        for index, token in enumerate(manifest.tokens):
+            others = [entry for entry in self._entries.get(token, []) if entry.manifest.key != manifest.key]
+            others.append(Entry(manifest, index if manifest.array else None))
+            # A new list: somebody else may be looking at the old one.
+            self._entries[token] = sorted(others, key=lambda entry: entry.manifest.submitted_at)
 
 
 class Manifests:
@@ -71,34 +121,30 @@ class Manifests:
 
     def __init__(self, cluster: str) -> None:
         self._cluster = cluster
-        self._folders: dict[Path, _Folder] = {}
+        self._folders: dict[str, Submissions] = {}
 
     def folder(self, runs: str) -> Path:
         """Where those of a folder of run dirs are."""
         return Path(runs) / FOLDER / self._cluster
 
-    def entries(self, run_dir: str, token: str, *, refused: bool = False) -> list[Entry]:
-        """Submissions of a token, oldest first.
+    async def read(self, runs: str) -> Submissions:
+        """What is on record now; read beside the event loop, for a network file system may be slow.
 
         Args:
-            run_dir: of the attempt.
-            token: of the attempt.
-            refused: also those that are believed to have come to nothing.
+            runs: folder of run dirs; see `runs_of`.
 
         Raises:
             Transient: the folder cannot be read now.
         """
-        folder = self.folder(os.path.dirname(os.path.dirname(run_dir)))
-        known = self._folders.setdefault(folder, _Folder())
+        folder = self.folder(runs)
+        known = self._folders.setdefault(runs, Submissions())
         try:
-            self._refresh(folder, known)
-        except FileNotFoundError:
-            return []
+            await asyncio.to_thread(known.read, folder)
         except OSError as error:
             raise Transient(f"{folder}: cannot be read: {error.strerror}") from error
         except ValueError as error:
             raise Transient(f"{error}; it says which jobs were submitted: restore it, or move it away") from error
-        return [entry for entry in known.entries.get(token, []) if refused or not entry.manifest.refused]
+        return known
 
     def write(self, runs: str, manifest: Manifest) -> None:
         """Put a manifest on disk, to stay there whatever happens.
@@ -123,24 +169,6 @@ class Manifests:
         """Note the scheduler's id, or (None) that it took nothing. Should this be lost, the job is found by name."""
         with suppress(OSError):
             durable(self.folder(runs) / f"{key}{_ANSWER}", (job_id or _NONE).encode())
-
-    def _refresh(self, folder: Path, known: _Folder) -> None:
-        stamp = folder.stat().st_mtime_ns
-        if stamp == known.stamp:
-            return
-        names = os.listdir(folder)
-        answers = {name for name in names if name.endswith(_ANSWER)}
-        for name in sorted(names):
-            if not name.endswith(_SUFFIX):
-                continue
-            key = name.removesuffix(_SUFFIX)
-            answer = (folder / f"{key}{_ANSWER}").read_text("ascii", "replace") if key + _ANSWER in answers else None
-            if name in known.read and known.read[name] == answer:
-                continue
-            _take_in(_read(folder / name, key, answer), known.entries)
-            known.read[name] = answer
-        # A file system's clock is coarse: what is written within the same moment would never be seen.
-        known.stamp = stamp if time.time_ns() - stamp > _COARSE else -1
 
 
 def durable(path: Path, content: bytes) -> None:
@@ -175,6 +203,11 @@ def _shared_start(names: Sequence[str]) -> str:
     return first[: next((n for n, (a, b) in enumerate(zip(first, last, strict=False)) if a != b), len(first))]
 
 
+def runs_of(run_dir: str) -> str:
+    """The folder of all run dirs: two levels up."""
+    return os.path.dirname(os.path.dirname(run_dir.rstrip("/")))
+
+
 def mark_of(runs: str) -> str:
     """What tells jobs of this folder of run dirs from others that have the same name."""
     return "pc:" + hashlib.sha256(runs.encode("utf-8", "surrogateescape")).hexdigest()[:16]
@@ -196,13 +229,6 @@ def _read(path: Path, key: str, answer: str | None) -> Manifest:
         )
     except (ValueError, LookupError, TypeError) as error:
         raise ValueError(f"{path}: is damaged ({type(error).__name__})") from error
-
-
-def _take_in(manifest: Manifest, entries: dict[str, list[Entry]]) -> None:
-    for index, token in enumerate(manifest.tokens):
-        others = [entry for entry in entries.get(token, []) if entry.manifest.key != manifest.key]
-        entries[token] = [*others, Entry(manifest, index if manifest.array else None)]
-        entries[token].sort(key=lambda entry: entry.manifest.submitted_at)
 
 
 def _sync(folder: Path) -> None:

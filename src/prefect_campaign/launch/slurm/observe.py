@@ -1,7 +1,7 @@
 """What may be said of many jobs of one cluster: by one squeue, at most one sacct, and what the jobs left themselves."""
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import replace
 
 from prefect_campaign.launch.slurm.doubt import Doubt, Job
@@ -42,7 +42,7 @@ class Observer:
         clock: Clock,
         *,
         record_seconds: float,
-        holder: Callable[[AttemptSpec, str], Handle],
+        holder: Callable[[AttemptSpec, str], Awaitable[Handle]],
     ) -> None:
         self.cancelled: set[str] = set()
         """Tokens of jobs that were cancelled from here and seen to be gone: absence is what was asked for."""
@@ -125,7 +125,7 @@ class Observer:
             if trace.claimed_by in ("", job.id) or trace.unread or (trace.end is not None and not trace.stopped):
                 continue
             try:
-                handle = self._holder(job.spec, trace.claimed_by)
+                handle = await self._holder(job.spec, trace.claimed_by)
             except CampaignError as error:
                 traces[job.spec.token] = replace(trace, unread=str(error))
                 continue

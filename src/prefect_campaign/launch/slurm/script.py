@@ -1,11 +1,11 @@
 """What is handed to sbatch: options, the batch script of a job or of an array, and `job.sh` (pure)."""
 
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from shlex import quote
 
 from prefect_campaign.launch.script import Scheduled, job_script
+from prefect_campaign.launch.slurm.manifest import runs_of
 from prefect_campaign.launch.slurm.settings import SlurmSettings
 from prefect_campaign.model.errors import Refused
 from prefect_campaign.model.records import AttemptSpec
@@ -70,7 +70,7 @@ class Shape:
 
 def shape_of(spec: AttemptSpec, settings: SlurmSettings) -> Shape:
     """What is asked of the scheduler for an attempt."""
-    runs = os.path.dirname(os.path.dirname(spec.run_dir))
+    runs = runs_of(spec.run_dir)
     workdir = spec.workdir if settings.container_image else ""
     return Shape(runs, spec.gpu_count, spec.cpus or 1, spec.memory_mb, spec.disk_mb, spec.wall_minutes, workdir)
 

@@ -5,7 +5,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from prefect_campaign.launch.slurm.files import RunDirs
-from prefect_campaign.launch.slurm.manifest import FOLDER, Manifest, Manifests, array_name, mark_of
+from prefect_campaign.launch.slurm.manifest import (
+    FOLDER,
+    Manifest,
+    Manifests,
+    Submissions,
+    array_name,
+    mark_of,
+    runs_of,
+)
 from prefect_campaign.launch.slurm.programs import Programs, Said
 from prefect_campaign.launch.slurm.refusals import ArrayTooLarge, QueueFull, sbatch_failure
 from prefect_campaign.launch.slurm.scheduler import Scheduler
@@ -114,13 +122,17 @@ class Submitter:
     ) -> list[tuple[AttemptSpec, AttemptSpec]]:
         """Those whose run dirs are ready; the others are answered."""
         fresh = []
+        recorded = await self._recorded(specs)
         for spec in specs:
+            known = recorded[runs_of(spec.run_dir)]
             try:
                 attempt_script(spec, self._settings)  # a spec that can never run leaves no trace
-                entries = [] if spec.token in free else self._manifests.entries(spec.run_dir, spec.token)
+                if isinstance(known, CampaignError):
+                    raise known
             except CampaignError as error:
                 answer[spec.token] = error
                 continue
+            entries = [] if spec.token in free else known.of(spec.token)
             if entries:
                 said = entries[-1].manifest.job_id
                 job = f" as job {id_text(said, entries[-1].index)}" if said else ""
@@ -140,6 +152,15 @@ class Submitter:
         failed = await self._files.put(scripts)
         answer |= failed
         return [(spec, place) for spec, place, _ in scripts if spec.token not in failed]
+
+    async def _recorded(self, specs: Sequence[AttemptSpec]) -> dict[str, Submissions | CampaignError]:
+        found: dict[str, Submissions | CampaignError] = {}
+        for runs in {runs_of(spec.run_dir) for spec in specs}:
+            try:
+                found[runs] = await self._manifests.read(runs)
+            except CampaignError as error:
+                found[runs] = error
+        return found
 
     async def _parcels(self, members: Sequence[tuple[AttemptSpec, AttemptSpec]]) -> list[Parcel]:
         groups: dict[tuple[Shape, str, str], list[tuple[AttemptSpec, AttemptSpec]]] = {}
