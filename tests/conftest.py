@@ -94,12 +94,22 @@ class FakeClock:
 
     def __init__(self, now: float = 1_700_000_000.0) -> None:
         self.now = now
+        self._jumped = 0.0
 
     def __call__(self) -> float:
         return self.now
 
     def advance(self, seconds: float) -> None:
         self.now += seconds
+
+    def jump(self, seconds: float) -> None:
+        """Somebody sets the wall clock: no time passes."""
+        self.now += seconds
+        self._jumped += seconds
+
+    def steady(self) -> float:
+        """A clock that does not jump."""
+        return self.now - self._jumped
 
 
 @pytest.fixture(autouse=True)

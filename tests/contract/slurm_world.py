@@ -28,7 +28,7 @@ def new(fake: FakeSlurm, clock: FakeClock) -> Iterator[Callable[..., SlurmLaunch
 
     def make(**changes) -> SlurmLauncher:
         settings = SlurmSettings("lab", programs=str(fake.bin), **changes)
-        made.append(SlurmLauncher(settings, poll_seconds=0, clock=clock))
+        made.append(SlurmLauncher(settings, poll_seconds=0, clock=clock, steady=clock.steady))
         return made[-1]
 
     yield make

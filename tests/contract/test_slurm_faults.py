@@ -70,6 +70,23 @@ async def test_a_submission_that_came_to_nothing_is_believed_after_a_grace_and_a
     assert jobs(fake) == 1
 
 
+@pytest.mark.parametrize("jump", [-5000, 5000])
+async def test_the_grace_of_a_submission_is_no_shorter_or_longer_when_the_wall_clock_is_set(
+    fake, new, clock, spec_of, jump
+):
+    fake.fault("sbatch", acts=False, err=NO_ANSWER, rc=1, times=1)
+    spec, launcher = spec_of("true"), new()
+    with pytest.raises(Unknown):
+        await launcher.submit(spec)
+    clock.jump(jump)
+    for seconds in (6, 200, 40):
+        clock.advance(seconds)
+        with pytest.raises(Unknown):
+            await launcher.find(spec)
+    clock.advance(6)
+    assert await launcher.find(spec) is None
+
+
 @pytest.mark.parametrize("deaf", ["squeue", "sacct"])
 async def test_while_slurm_cannot_be_asked_nothing_is_said_to_be_absent(fake, new, clock, spec_of, deaf):
     fake.fault("sbatch", acts=False, err=NO_ANSWER, rc=1, times=1)

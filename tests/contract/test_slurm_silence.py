@@ -61,6 +61,37 @@ async def test_a_job_that_is_not_to_be_seen_is_looked_for_and_only_then_gone(fak
     assert (seen.status, seen.scheduler_state) == ("gone", None)
 
 
+@pytest.mark.parametrize("jump", [-5000, 5000])
+async def test_a_wall_clock_that_is_set_neither_ends_a_job_nor_keeps_one_alive(fake, new, clock, spec_of, jump):
+    fake.configure(slots=0)
+    launcher = new()
+    handle = await launcher.submit(spec := spec_of("true"))
+    clock.advance(1000)
+    fake.sql("update arrays set purged = 1")
+    fake.sql("update tasks set hidden = 1, state = 'CANCELLED'")
+    await see(launcher, spec, handle)
+    clock.jump(jump)
+    for seconds in (0, 30, 29):
+        clock.advance(seconds)
+        assert (await see(launcher, spec, handle)).status == "pending"
+    clock.advance(2)
+    assert (await see(launcher, spec, handle)).status == "gone"
+
+
+@pytest.mark.parametrize("jump", [-5000, 5000])
+async def test_a_record_is_waited_for_as_long_as_ever_when_the_wall_clock_is_set(fake, new, clock, spec_of, jump):
+    fake.configure(slots=0)
+    launcher = new(record_seconds=20)
+    handle = await launcher.submit(spec := spec_of("true"))
+    fake.sql("update tasks set state = 'COMPLETED', node = 'n2', ended = 9e9")
+    assert (await see(launcher, spec, handle)).status == "running"
+    clock.jump(jump)
+    clock.advance(19)
+    assert (await see(launcher, spec, handle)).status == "running"
+    clock.advance(2)
+    assert (await see(launcher, spec, handle)).status == "gone"
+
+
 async def test_a_purged_job_whose_accounts_are_down_is_unreachable_and_not_gone(fake, new, clock, spec_of):
     fake.configure(slots=0)
     launcher = new()
@@ -201,6 +232,28 @@ async def test_a_cancellation_that_does_nothing_is_not_believed(fake, new, clock
     await launcher.cancel(spec, handle)
     seen = await see(launcher, spec, handle)
     assert (seen.status, seen.scheduler_state) == ("gone", "CANCELLED")
+
+
+async def test_a_wall_clock_that_is_set_neither_hurries_nor_delays_a_cancellation(
+    fake, new, clock, spec_of, monkeypatch
+):
+    monkeypatch.setattr("prefect_campaign.launch.slurm.cancel._LONGEST_PAUSE", 0.05)
+    fake.configure(slots=0)
+    fake.fault("scancel", acts=False, rc=0)
+    launcher = new()
+    handle = await launcher.submit(spec := spec_of("true"))
+    cancelling = asyncio.create_task(launcher.cancel(spec, handle, grace_seconds=1))
+    for n, jump in enumerate((5000, -10000), start=1):
+        await wait_until(lambda n=n: len(fake.calls("scancel")) == n)
+        clock.jump(jump)
+        looks = len(fake.calls("squeue"))
+        await wait_until(lambda looks=looks: len(fake.calls("squeue")) > looks + 3)
+        assert len(fake.calls("scancel")) == n
+        assert not cancelling.done()
+        clock.advance(11)
+    clock.advance(60)
+    with pytest.raises(Transient):
+        await asyncio.wait_for(cancelling, 20)
 
 
 async def test_many_cancellations_are_one_call_of_our_own_ids(fake, new, spec_of):

@@ -5,12 +5,17 @@ from collections.abc import Callable
 from datetime import UTC, datetime
 
 Clock = Callable[[], float]
-"""Seconds since the epoch."""
+"""Seconds since the epoch; or of a steady clock, where that is said."""
 
 
 def system_clock() -> float:
     """The machine's wall clock."""
     return time.time()
+
+
+def steady_clock() -> float:
+    """Seconds that only ever grow, evenly, whatever becomes of the wall clock: for ages, within one process."""
+    return time.monotonic()
 
 
 def iso(seconds: float | None) -> str:

@@ -57,14 +57,14 @@ class Canceller:
         name: of the cluster.
         programs: runs scancel.
         scheduler: tells what is still there.
-        clock: seconds since the epoch.
+        steady: seconds of a clock that does not jump.
     """
 
-    def __init__(self, name: str, programs: Programs, scheduler: Scheduler, clock: Clock) -> None:
+    def __init__(self, name: str, programs: Programs, scheduler: Scheduler, steady: Clock) -> None:
         self._name = name
         self._programs = programs
         self._scheduler = scheduler
-        self._clock = clock
+        self._steady = steady
         self._doomed: dict[str, _Doomed] = {}
         self._worker: asyncio.Task[None] | None = None
 
@@ -81,7 +81,7 @@ class Canceller:
         loop = asyncio.get_running_loop()
         one = self._doomed.get(token)
         if one is None:
-            one = _Doomed(token, name, base, index, grace, self._clock(), loop.create_future(), submitted_at)
+            one = _Doomed(token, name, base, index, grace, self._steady(), loop.create_future(), submitted_at)
             self._doomed[token] = one
         if self._worker is None or self._worker.done():
             self._worker = loop.create_task(self._work())
@@ -113,7 +113,7 @@ class Canceller:
 
     async def _round(self) -> None:
         """Look, tell those that must end, and believe those that have."""
-        now = self._clock()
+        now = self._steady()
         waiting = list(self._doomed.values())
         view = await self._scheduler.queue({one.name for one in waiting})
         due = _Round()

@@ -12,7 +12,10 @@ _ACCOUNTS_AGAIN = 15.0
 
 @dataclass(slots=True)
 class Doubt:
-    """A job that is over, or not to be seen, but of which nothing final can be said yet."""
+    """A job that is over, or not to be seen, but of which nothing final can be said yet.
+
+    Times are those of a steady clock.
+    """
 
     since: float
     looks: int = 0

@@ -1,6 +1,5 @@
 """Finding the job of an attempt without a handle: by its claim, by its manifest, by name in queue and accounts."""
 
-import time
 from dataclasses import dataclass, replace
 
 from prefect_campaign.launch.slurm.files import RunDirs
@@ -38,18 +37,30 @@ class Found:
 class _Seen:
     answer: list[str] | CampaignError
     at: float
-    ticks: float
+    """By the steady clock."""
 
 
 class Finder:
-    """Looks for jobs on one cluster."""
+    """Looks for jobs on one cluster.
 
-    def __init__(self, name: str, scheduler: Scheduler, files: RunDirs, manifests: Manifests, clock: Clock) -> None:
+    Args:
+        name: of the cluster.
+        scheduler: asks it.
+        files: the run dirs.
+        manifests: what was submitted.
+        clock: seconds since the epoch.
+        steady: seconds of a clock that does not jump.
+    """
+
+    def __init__(
+        self, name: str, scheduler: Scheduler, files: RunDirs, manifests: Manifests, clock: Clock, steady: Clock
+    ) -> None:
         self._name = name
         self._scheduler = scheduler
         self._files = files
         self._manifests = manifests
         self._clock = clock
+        self._steady = steady
         self._missed: dict[str, float] = {}
         """Key of a manifest -> when its job was first not to be seen, the grace being over."""
         self._seen: dict[str, _Seen] = {}
@@ -112,17 +123,18 @@ class Finder:
             Unknown: it cannot be said yet.
             Transient: Slurm cannot be asked now.
         """
-        manifest, now = entry.manifest, self._clock()
+        manifest = entry.manifest
         bases = await self._shown(manifest)
         runs = runs_of(spec.run_dir)
         if bases:
             if len(bases) == 1:
                 self._manifests.answered(runs, manifest.key, bases[0])
             return [_with_id(entry, base) for base in bases]
-        since = now - manifest.submitted_at
+        since = self._manifests.age(manifest, self._clock())
         if since < GRACE_SECONDS:
             left = GRACE_SECONDS - since
             raise Unknown(f"{spec.token}: {self._name} shows no job {manifest.name}, but may yet for {left:.0f} s")
+        now = self._steady()
         first_missed = self._missed.setdefault(manifest.key, now)
         if now - first_missed < APART_SECONDS:
             raise Unknown(f"{spec.token}: {self._name} shows no job {manifest.name}; it is looked for once more")
@@ -139,9 +151,8 @@ class Finder:
         Raises:
             Transient: Slurm cannot be asked now.
         """
-        now, ticks = self._clock(), time.monotonic()
-        fresh = {key: one for key, one in self._seen.items() if _is_fresh(one, now, ticks)}
-        self._seen = fresh
+        now = self._steady()
+        self._seen = fresh = {key: one for key, one in self._seen.items() if now - one.at < SHARED_SECONDS}
         for key in (_SILENCE, manifest.key):
             if key in fresh:
                 answer = fresh[key].answer
@@ -157,15 +168,10 @@ class Finder:
                 foreign = set(view.bases(manifest.name))
                 bases = [base for base in seen.bases(manifest.name) if base not in foreign]
         except CampaignError as error:
-            self._seen[_SILENCE] = _Seen(error, self._clock(), time.monotonic())
+            self._seen[_SILENCE] = _Seen(error, self._steady())
             raise
-        self._seen[manifest.key] = _Seen(bases, now, ticks)
+        self._seen[manifest.key] = _Seen(bases, now)
         return bases
-
-
-def _is_fresh(seen: _Seen, now: float, ticks: float) -> bool:
-    """Neither clock says that it is old: the wall clock may jump."""
-    return abs(now - seen.at) < SHARED_SECONDS and ticks - seen.ticks < SHARED_SECONDS
 
 
 def _with_id(entry: Entry, base: str) -> Entry:

@@ -16,7 +16,7 @@ from prefect_campaign.launch.slurm.scheduler import Scheduler
 from prefect_campaign.launch.slurm.settings import SlurmSettings
 from prefect_campaign.launch.slurm.submit import SLURM, Submitter
 from prefect_campaign.launch.slurm.view import split_id
-from prefect_campaign.model.clock import Clock, system_clock
+from prefect_campaign.model.clock import Clock, steady_clock, system_clock
 from prefect_campaign.model.devices import HostView
 from prefect_campaign.model.errors import CampaignError, Transient
 from prefect_campaign.model.records import AttemptSpec, Handle, Observation
@@ -41,6 +41,7 @@ class SlurmLauncher:
         files: the run dirs; by default on a file system that the nodes share with this machine.
         poll_seconds: how old an answer of Slurm may be.
         clock: seconds since the epoch.
+        steady: seconds of a clock that does not jump.
     """
 
     name = SLURM
@@ -53,6 +54,7 @@ class SlurmLauncher:
         files: RunDirs | None = None,
         poll_seconds: float = POLL_SECONDS,
         clock: Clock = system_clock,
+        steady: Clock = steady_clock,
     ) -> None:
         self.settings = settings
         self.slots = settings.max_jobs
@@ -60,19 +62,20 @@ class SlurmLauncher:
         self._clock = clock
         programs = programs or LocalPrograms(settings.programs, settings.conf)
         files = files or SharedRunDirs()
-        manifests = Manifests(settings.name)
+        manifests = Manifests(settings.name, steady)
         self._scheduler = Scheduler(settings.name, programs, clock)
         self._submitter = Submitter(settings, programs, self._scheduler, files, manifests, clock)
-        self._finder = Finder(settings.name, self._scheduler, files, manifests, clock)
+        self._finder = Finder(settings.name, self._scheduler, files, manifests, clock, steady)
         self._observer = Observer(
             settings.name,
             self._scheduler,
             files,
             clock,
+            steady,
             record_seconds=settings.record_seconds,
             holder=self._finder.holder,
         )
-        self._canceller = Canceller(settings.name, programs, self._scheduler, clock)
+        self._canceller = Canceller(settings.name, programs, self._scheduler, steady)
         self._absent: set[str] = set()
         """Tokens of which `find` could say that there is no job."""
         self._poller = Poller(settings.name, self.observe, poll_seconds, record_seconds=_RECORD_SECONDS)

@@ -15,6 +15,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+from prefect_campaign.model.clock import Clock, steady_clock
 from prefect_campaign.model.errors import Transient
 
 FOLDER = ".slurm"
@@ -117,10 +118,14 @@ class Manifests:
 
     Args:
         cluster: its name; several clusters may have manifests in one folder.
+        steady: seconds of a clock that does not jump.
     """
 
-    def __init__(self, cluster: str) -> None:
+    def __init__(self, cluster: str, steady: Clock = steady_clock) -> None:
         self._cluster = cluster
+        self._steady = steady
+        self._open: dict[str, float] = {}
+        """Key of a manifest that was written here and not answered yet -> when, by the steady clock."""
         self._folders: dict[str, Submissions] = {}
 
     def folder(self, runs: str) -> Path:
@@ -164,11 +169,23 @@ class Manifests:
         }
         durable(folder / f"{manifest.key}{_SUFFIX}", json.dumps(content).encode())
         _sync(folder)
+        self._open[manifest.key] = self._steady()
+
+    def age(self, manifest: Manifest, now: float) -> float:
+        """Seconds since a manifest was written that has no answer yet.
+
+        Args:
+            manifest: which.
+            now: seconds since the epoch; counts only if another process wrote it, for the wall clock may have jumped.
+        """
+        written = self._open.get(manifest.key)
+        return now - manifest.submitted_at if written is None else self._steady() - written
 
     def answered(self, runs: str, key: str, job_id: str | None) -> None:
         """Note the scheduler's id, or (None) that it took nothing. Should this be lost, the job is found by name."""
         with suppress(OSError):
             durable(self.folder(runs) / f"{key}{_ANSWER}", (job_id or _NONE).encode())
+            self._open.pop(key, None)
 
 
 def durable(path: Path, content: bytes) -> None:

@@ -30,6 +30,7 @@ class Observer:
         scheduler: asks it.
         files: the run dirs.
         clock: seconds since the epoch.
+        steady: seconds of a clock that does not jump.
         record_seconds: how long the record of a job that is over may take to appear.
         holder: the handle of the job of an attempt that claimed its run dir with this id.
     """
@@ -40,6 +41,7 @@ class Observer:
         scheduler: Scheduler,
         files: RunDirs,
         clock: Clock,
+        steady: Clock,
         *,
         record_seconds: float,
         holder: Callable[[AttemptSpec, str], Awaitable[Handle]],
@@ -53,6 +55,7 @@ class Observer:
         self._scheduler = scheduler
         self._files = files
         self._clock = clock
+        self._steady = steady
         self._record_seconds = record_seconds
         self._doubts: dict[str, Doubt] = {}
         self._shown: dict[Row, Observation] = {}
@@ -179,7 +182,7 @@ class Observer:
 
     def _judged(self, job: Job, row: Row | None, trace: Trace, view: View | None, silence: str) -> Observation | None:
         """What is known without the accounts; None if they must be asked."""
-        token, now = job.spec.token, self._clock()
+        token, now = job.spec.token, self._steady()
         doubt = self._doubts.get(token)
         if trace.unread:
             return Observation("unreachable", detail=trace.unread)
@@ -193,7 +196,8 @@ class Observer:
         if row is None and doubt is not None and doubt.final is not None:
             row = doubt.final
         if row is None:
-            if job.submitted_at >= view.asked_at and token not in self.cancelled:
+            # One from the future says nothing: the wall clock was put back.
+            if view.asked_at <= job.submitted_at <= self._clock() and token not in self.cancelled:
                 return Observation("pending", detail="waits: was just handed over")
             doubt = self._doubts.setdefault(token, Doubt(now))
             if doubt.serial != view.serial:
@@ -246,7 +250,7 @@ class Observer:
 
     async def _ask_accounts(self, missing: Sequence[Job]) -> None:
         """One sacct for all that are due."""
-        now = self._clock()
+        now = self._steady()
         due = [job for job in missing if self._doubts[job.spec.token].ask_at <= now]
         if not due:
             return
@@ -267,11 +271,11 @@ class Observer:
 
     def _absent(self, job: Job, trace: Trace) -> Observation:
         """What is said of a job that squeue does not show."""
-        token, now = job.spec.token, self._clock()
+        token, now = job.spec.token, self._steady()
         doubt = self._doubts[token]
         if doubt.final is not None:
             return self._over(job, doubt.final, trace, now)
-        waited = now - max(doubt.since, job.submitted_at) >= ABSENT_SECONDS and doubt.looks >= 2
+        waited = now - doubt.since >= ABSENT_SECONDS and doubt.looks >= 2
         before = "running" if trace.claimed_by else "pending"
         if token in self.cancelled:
             # A task that is cancelled while it waits leaves no row anywhere.

@@ -66,7 +66,7 @@ class Scheduler:
                 raise self._failed[1]
             began, asked_at = time.monotonic(), self._clock()
             try:
-                self.view = await self._ask_queue(self._names(names, asked_at), asked_at)
+                self.view = await self._ask_queue(self._names(names, began), asked_at)
             except CampaignError as error:
                 self.problem = str(error)
                 self._failed = time.monotonic(), error  # those who waited meanwhile need not wait again
