@@ -2,6 +2,8 @@
 
 import asyncio
 import json
+import os
+import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,7 +14,6 @@ from contract.slurm_world import DOWN, fake, new, spec_of
 from slurm_fake import FakeSlurm
 
 from prefect_campaign.launch.slurm.reasons import NEVER
-from prefect_campaign.model.errors import CampaignError, Transient
 from prefect_campaign.model.records import AttemptSpec
 
 __all__ = ["fake", "new", "spec_of"]
@@ -210,72 +211,45 @@ async def test_a_job_that_lost_the_claim_to_another_is_not_gone_while_that_one_r
     assert fake.sql("select state from tasks where base = 101") == [("CANCELLED",)]
 
 
-# -- cancelling -----------------------------------------------------------------------------------------------------
+# -- jobs that run but say nothing ----------------------------------------------------------------------------------
 
 
-async def test_a_cancellation_that_does_nothing_is_not_believed(fake, new, clock, spec_of, monkeypatch):
-    monkeypatch.setattr("prefect_campaign.launch.slurm.cancel._LONGEST_PAUSE", 0.05)
-    fake.configure(slots=0)
-    fake.fault("scancel", acts=False, rc=0)
-    launcher = new()
-    handle = await launcher.submit(spec := spec_of("true"))
-    cancelling = asyncio.create_task(launcher.cancel(spec, handle, grace_seconds=1))
-    await wait_until(lambda: fake.calls("scancel"))
-    assert not cancelling.done()
-    assert (await see(launcher, spec, handle)).status == "pending"
-    clock.advance(15)
-    await wait_until(lambda: len(fake.calls("scancel")) >= 2)
-    clock.advance(60)
-    with pytest.raises(Transient):
-        await asyncio.wait_for(cancelling, 20)
-    fake.heal()
-    await launcher.cancel(spec, handle)
-    seen = await see(launcher, spec, handle)
-    assert (seen.status, seen.scheduler_state) == ("gone", "CANCELLED")
+@pytest.fixture
+def silent(new, clock, spec_of, monkeypatch):
+    """A job that runs, its files written an hour ago; on the clock of the machine, for files know no other."""
+
+    async def make(behind: float = 0.0):
+        clock.now = time.time()
+        spec, launcher = spec_of("sleep", "60"), new()
+        handle = await launcher.submit(spec)
+        await wait_until((Path(spec.run_dir) / "stdout.log").exists)
+        await see_as(launcher, spec, handle, "running")
+        for name in ("stdout.log", "stderr.log"):
+            os.utime(Path(spec.run_dir) / name, (0, clock.now - 3600 - behind))
+        os.utime(Path(spec.run_dir) / "job.sh", (0, clock.now - behind))
+        return spec, launcher, handle
+
+    return make
 
 
-async def test_a_wall_clock_that_is_set_neither_hurries_nor_delays_a_cancellation(
-    fake, new, clock, spec_of, monkeypatch
-):
-    monkeypatch.setattr("prefect_campaign.launch.slurm.cancel._LONGEST_PAUSE", 0.05)
-    fake.configure(slots=0)
-    fake.fault("scancel", acts=False, rc=0)
-    launcher = new()
-    handle = await launcher.submit(spec := spec_of("true"))
-    cancelling = asyncio.create_task(launcher.cancel(spec, handle, grace_seconds=1))
-    for n, jump in enumerate((5000, -10000), start=1):
-        await wait_until(lambda n=n: len(fake.calls("scancel")) == n)
-        clock.jump(jump)
-        looks = len(fake.calls("squeue"))
-        await wait_until(lambda looks=looks: len(fake.calls("squeue")) > looks + 3)
-        assert len(fake.calls("scancel")) == n
-        assert not cancelling.done()
-        clock.advance(11)
-    clock.advance(60)
-    with pytest.raises(Transient):
-        await asyncio.wait_for(cancelling, 20)
+async def test_since_when_a_job_is_silent_is_told_by_its_newest_file(fake, clock, silent):
+    spec, launcher, handle = await silent()
+    assert (await see(launcher, spec, handle)).quiet_since == pytest.approx(clock.now - 3600, abs=60)
+    (Path(spec.run_dir) / "metrics.jsonl").write_text("{}\n")
+    assert (await see(launcher, spec, handle)).quiet_since == pytest.approx(clock.now, abs=60)
+    await launcher.cancel(spec, handle, grace_seconds=1)
+    assert (await see_as(launcher, spec, handle, "exited")).quiet_since is None
 
 
-async def test_many_cancellations_are_one_call_of_our_own_ids(fake, new, spec_of):
-    fake.configure(slots=0)
-    launcher = new()
-    specs = [spec_of("true", name=f"e{n}") for n in range(100)]
-    answer = await launcher.submit_all(specs)
-    other = spec_of("true", name="other")
-    kept = await launcher.submit(other)
-    await asyncio.gather(*(launcher.cancel(spec, answer[spec.token]) for spec in specs[10:60]))
-    assert [call[-1] for call in fake.calls("scancel")] == ["101_[10-59]"]
-    seen = await launcher.observe([(spec, answer[spec.token]) for spec in specs] + [(other, kept)])
-    assert [seen[spec.token].status for spec in specs] == ["pending"] * 10 + ["gone"] * 50 + ["pending"] * 40
-    assert seen[other.token].status == "pending"
+async def test_a_file_server_whose_clock_is_behind_makes_no_job_look_silent(fake, clock, silent):
+    spec, launcher, handle = await silent(behind=7200)
+    assert (await see(launcher, spec, handle)).quiet_since == pytest.approx(clock.now - 3600, abs=60)
 
 
-async def test_cancel_with_a_silent_controller_says_so(fake, new, spec_of):
-    fake.configure(slots=0)
-    launcher = new()
-    handle = await launcher.submit(spec := spec_of("true"))
-    fake.fault("squeue", acts=False, err=DOWN, rc=1)
-    with pytest.raises(CampaignError) as told:
-        await launcher.cancel(spec, handle)
-    assert isinstance(told.value, Transient)
-    assert fake.calls("scancel") == []
+@pytest.mark.parametrize("state", ["SUSPENDED", "PENDING", "STOPPED"])
+async def test_a_job_that_may_not_work_now_is_not_called_silent(fake, silent, state):
+    spec, launcher, handle = await silent()
+    fake.sql("update tasks set state = ?", state)
+    assert (await see(launcher, spec, handle)).quiet_since is None
+    fake.sql("update tasks set state = 'RUNNING'")
+    await launcher.cancel(spec, handle, grace_seconds=1)

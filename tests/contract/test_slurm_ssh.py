@@ -1,11 +1,13 @@
 """A cluster behind its log-in host: Slurm's programs are there alone, and run dirs are mirrored."""
 
 import asyncio
+import os
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from contract.launchers import PATIENCE, make_spec
+from contract.launchers import PATIENCE, make_spec, see, wait_until
 from contract.queue_contract import QueueContract, see_as
 from ends import ended
 from slurm_fake import FakeSlurm
@@ -95,6 +97,19 @@ class TestSlurmLauncherThroughSsh(QueueContract):
         seen = await see_as(launcher, spec, await launcher.submit(spec), "exited")
         assert (seen.exit_code, seen.signal) == (143, 15)
         assert not (Path(spec.run_dir) / "status.json").exists()
+
+    async def test_since_when_a_job_is_silent_is_told_by_the_files_there(self, launcher, spec_of, sshd):
+        spec = spec_of("sleep", "60")
+        handle = await launcher.submit(spec)
+        await see_as(launcher, spec, handle, "running")
+        (there,) = (sshd.home / ".campaign" / "runs").glob("*/e/a1")
+        await wait_until((there / "stdout.log").exists)
+        assert (await see(launcher, spec, handle)).quiet_since == pytest.approx(time.time(), abs=60)
+        for name in ("stdout.log", "stderr.log"):
+            os.utime(there / name, (0, time.time() - 3600))
+        (Path(spec.run_dir) / "stdout.log").touch()  # a copy says nothing
+        assert (await see(launcher, spec, handle)).quiet_since == pytest.approx(time.time() - 3600, abs=60)
+        await launcher.cancel(spec, handle, grace_seconds=1)
 
     @pytest.mark.parametrize("folder", ["two words", "it's", "$(touch injected)", "模型 é"])
     async def test_hostile_folders_work(self, launcher, root, folder):

@@ -156,9 +156,13 @@ class Away:
             self._poll = None
         for live in lives:
             one = seen.get(live.spec.token)
-            live.heard = Heard(now, one.quiet_since) if one is not None and one.quiet_since is not None else None
+            live.heard = None
             if one is None:
                 continue
+            if one.quiet_since is not None:
+                live.heard = Heard(now, max(one.quiet_since, live.excused_at))
+            elif one.status != "unreachable":
+                live.excused_at = now
             live.reach = live.reach.after(one.status != "unreachable")
             if one.status != "unreachable":
                 live.waits = one.status == "pending"

@@ -52,6 +52,8 @@ class Live:
     """What a queue said last about its waiting."""
     heard: Heard | None = None
     """What its host said at the last look, if it runs on another one and that answered."""
+    excused_at: float = 0.0
+    """When it was last seen to wait, to be suspended, or to have no files yet: silence before that means nothing."""
 
     @property
     def state(self) -> ExperimentState:

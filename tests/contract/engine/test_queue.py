@@ -1,6 +1,7 @@
 """Experiments that a scheduler runs: handed over together, waiting on record, running when that is seen."""
 
 import asyncio
+import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -72,6 +73,33 @@ async def test_a_job_that_waits_does_not_run_on_record_and_runs_once_it_is_seen_
     lab.settled()
     assert lab.states == ["done"] * 2
     assert len(lab.ran) == 2
+
+
+async def test_a_job_that_could_not_work_before_is_not_called_silent_once_it_goes_on(tmp_path: Path) -> None:
+    class Counting(WaitingQueue):
+        looks = 0
+
+        async def observe(self, handles):
+            self.looks += 1
+            return await super().observe(handles)
+
+    began = time.time() - 9 * 3600
+    lab, queue = queued(tmp_path, 2), Counting()
+    async with lab.open(Fleet({HOST: queue})) as dispatcher:
+        await dispatcher.adopt()
+        await dispatcher.tick()
+        suspended, hangs = [spec.exp_id for spec in queue.batches[0]]
+        queue.answers = dict.fromkeys((suspended, hangs), Observation("running", started_at=began, detail="suspended"))
+        await tick_until(dispatcher, lambda: lab.states == ["running"] * 2)
+    silent = Observation("running", started_at=began, quiet_since=time.time() - 3600)
+    queue.answers[hangs] = silent
+    async with lab.open(Fleet({HOST: queue})) as dispatcher:
+        await dispatcher.adopt()
+        await tick_until(dispatcher, lambda: bool(lab.rows(t.alerts)))
+        queue.answers[suspended] = silent
+        enough = queue.looks + 4
+        await tick_until(dispatcher, lambda: queue.looks >= enough)
+        assert [(a["exp_id"], a["syndrome"]) for a in lab.rows(t.alerts)] == [(hangs, "hang")]
 
 
 async def test_what_a_killed_dispatcher_handed_over_is_found_and_not_handed_over_again(tmp_path: Path) -> None:

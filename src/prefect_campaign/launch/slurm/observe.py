@@ -211,6 +211,8 @@ class Observer:
                 detail="; ".join(filter(None, (trace.problem, "" if row.state == "RUNNING" else row.state.lower()))),
                 scheduler_state=row.state,
                 node=row.node,
+                # One that is suspended, or is being ended, may well be silent.
+                quiet_since=trace.quiet_since(job.submitted_at) if row.state == "RUNNING" else None,
             )
         return self._over(job, row, trace, now)
 

@@ -31,8 +31,17 @@ from prefect_campaign.model.records import AttemptSpec
 _AT_ONCE = 500
 """Run dirs in one call."""
 
-# What each job left, one line a job: number, who claimed, when, whether it was stopped, when it recorded, the record.
+# What each job left, one line a job: number, who claimed, when, whether it was stopped, when it recorded, the record;
+# of one without a record, for how many seconds it has been silent, by the clock there.
 _TRACE = """\
+pc_now=$(date +%s)
+pc_silence() {
+    pc_last=
+    for pc_at in $(stat -L -c %Y "$1/stdout.log" "$1/stderr.log" "$1/metrics.jsonl" 2>/dev/null); do
+        [ -n "$pc_last" ] && [ "$pc_last" -ge "$pc_at" ] || pc_last=$pc_at
+    done
+    [ -n "$pc_last" ] && pc_silent=$((pc_now - pc_last))
+}
 pc_when() { stat -c %Y "$1" 2>/dev/null || echo -; }
 pc_trace() {
     [ -d "$2" ] || { echo "$1 none"; return; }
@@ -43,7 +52,9 @@ pc_trace() {
     pc_record=-
     [ -e "$2/status.json" ] && pc_record=x$(head -c 65537 "$2/status.json" | pc_hex)
     [ -e "$2/claim/stop" ] && pc_stop=stop
-    echo "$1 trace ${pc_owner:--} $(pc_when "$2/claim/pid") $pc_stop $(pc_when "$2/status.json") $pc_record"
+    pc_silent=-
+    [ "$pc_record" != - ] || pc_silence "$2"
+    echo "$1 trace ${pc_owner:--} $(pc_when "$2/claim/pid") $pc_stop $(pc_when "$2/status.json") $pc_silent $pc_record"
 }
 """
 
@@ -69,8 +80,9 @@ class RemoteRunDirs:
         clock: seconds since the epoch.
     """
 
-    def __init__(self, connection: Connection) -> None:
+    def __init__(self, connection: Connection, clock: Clock = system_clock) -> None:
         self._connection = connection
+        self._clock = clock
         self._code = CodeSync(connection)
         self._shared = SharedRunDirs()
         self._place: RemotePlace | None = None
@@ -143,6 +155,8 @@ class RemoteRunDirs:
         lines = _lines(await self._connection.read(f"{LIBRARY}{_TRACE}{calls}"), len(specs))
         if any(words is None for words in lines):
             raise Transient(f"host {self._connection.host.name}: its answer about run dirs is not whole")
+        # Taken after the answer, so that time lost on the way makes a job look busier, never more quiet.
+        now = self._clock()
         over = [spec for spec, words in zip(specs, lines, strict=True) if words and words[-1].startswith("x")]
         alive = [spec for spec, words in zip(specs, lines, strict=True) if words and words[0] == "trace"]
         alive = [spec for spec in alive if spec not in over]
@@ -150,10 +164,10 @@ class RemoteRunDirs:
         missing |= await mirror(self._connection, place, over, final=True)
         found, damaged = {}, []
         for spec, words in zip(specs, lines, strict=True):
-            if not words or words[0] != "trace" or len(words) < 6:
+            if not words or words[0] != "trace" or len(words) < 7:
                 found[spec.token] = Trace()
                 continue
-            _, owner, claimed_at, stop, recorded_at, written = words
+            _, owner, claimed_at, stop, recorded_at, silent, written = words
             content = bytes.fromhex(written[1:]) if written.startswith("x") else None
             started_at = float(claimed_at) if claimed_at != "-" else None
             if content is not None and spec.token in missing and missing[spec.token].failed:
@@ -180,6 +194,8 @@ class RemoteRunDirs:
                 stopped=stopped or here.stopped,
                 claimed_by="" if owner == "-" else owner,
                 started_at=started_at,
+                wrote_at=now - max(0, int(silent)) if silent.removeprefix("-").isdecimal() else None,
+                made_at=None,
                 end=replace(here.end, started_at=started_at) if here.end else None,
                 problem=problem or here.problem,
             )
@@ -267,7 +283,7 @@ def launcher_through(
     return SlurmLauncher(
         settings,
         programs=RemotePrograms(connection, settings.programs, settings.conf),
-        files=RemoteRunDirs(connection),
+        files=RemoteRunDirs(connection, clock),
         poll_seconds=poll_seconds,
         clock=clock,
     )
