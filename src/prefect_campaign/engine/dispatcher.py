@@ -66,7 +66,7 @@ class Dispatcher:
         self._environment = Environment(hold, home, campaign, row, launcher, self._hosts, self._batch, self._vram)
         self._hosts.on_news = self._watch.woken.set
         self._preflight = Preflight(hold, self._hosts, self._planner.fits_elsewhere, self._watch.woken.set)
-        self._starter = Starter(hold, campaign, launcher, self._batch, self._preflight)
+        self._starter = Starter(hold, campaign, launcher, self._batch, self._preflight, self._hosts.full)
         self._next_look = 0.0
         self._placed_at = 0.0
         """When it was last seen what could start."""

@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 
 from prefect_campaign.engine.beside import stop
+from prefect_campaign.engine.queue_room import QueueRoom
 from prefect_campaign.launch.fleet import Fleet
 from prefect_campaign.launch.gpus.numbers import Numbered, Numbers
 from prefect_campaign.launch.protocol import Launcher
@@ -44,8 +45,6 @@ class Hosts:
         """Called with what every look has shown."""
         self.seen: tuple[HostView, ...] = ()
         """As they are."""
-        self.views: tuple[HostView, ...] = ()
-        """The same for placement: a host that must not be used now has the reason as its problem."""
         self.failed: Mapping[str, str] = {}
         """Host -> why it is not fit for the campaign's experiments: waiting for it would be in vain."""
         self.hopeless = ""
@@ -56,6 +55,9 @@ class Hosts:
         self._launcher = launcher
         self._slots = slots
         self._clock = ledger.clock
+        self._views: tuple[HostView, ...] = ()
+        self._room: dict[str, QueueRoom] = {}
+        """Of the queues that have said that they are full."""
         self._peaks = Peaks()
         self._seen_at = 0.0
         self._looking: asyncio.Task[None] | None = None
@@ -89,6 +91,10 @@ class Hosts:
         self._shut, self.failed, self.hopeless = why, failed, hopeless
         self._take_in(self.seen)
 
+    def full(self, host: str, jobs: int) -> None:
+        """A queue takes no more than the jobs that it has."""
+        self._room.setdefault(host, QueueRoom()).full(jobs)
+
     def refresh(self) -> None:
         """Look again beside everything else, unless that is under way or was just done."""
         if self._looking is None and self._clock() - self._seen_at >= FRESH_SECONDS:
@@ -97,6 +103,19 @@ class Hosts:
     def outdated(self) -> None:
         """Something has ended: what was seen before does not show its memory as free."""
         self._seen_at = 0.0
+
+    @property
+    def views(self) -> tuple[HostView, ...]:
+        """As they are for placement.
+
+        A host that must not be used now has the reason as its problem, a full queue no slots but those it has given.
+        """
+        if not self._room:
+            return self._views
+        return tuple(
+            dataclasses.replace(v, slots=self._room[v.host].of(v.slots)) if v.host in self._room else v
+            for v in self._views
+        )
 
     @property
     def remote(self) -> bool:
@@ -139,7 +158,7 @@ class Hosts:
 
     def _take_in(self, seen: tuple[HostView, ...]) -> None:
         self.seen = seen
-        self.views = tuple(
+        self._views = tuple(
             dataclasses.replace(v, problem=self._shut[v.host]) if v.host in self._shut and not v.problem else v
             for v in seen
         )

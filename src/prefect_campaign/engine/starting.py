@@ -1,20 +1,22 @@
 """Starting attempts whose intents are on record, each at most once, and remembering what came of it."""
 
 import logging
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 from sqlalchemy import Connection
 
 from prefect_campaign.engine.batch import Batch
 from prefect_campaign.engine.hold import Hold
-from prefect_campaign.engine.outcomes import LAUNCH_FAILED, fix_kept, not_started, unlaunched
+from prefect_campaign.engine.outcomes import LAUNCH_FAILED, QUEUE_FULL, fix_kept, not_started, unlaunched
 from prefect_campaign.engine.preflight import Preflight
 from prefect_campaign.engine.watching import Live
 from prefect_campaign.launch.fleet import Fleet
 from prefect_campaign.launch.many import submit_many
 from prefect_campaign.launch.protocol import Launcher
 from prefect_campaign.ledger.experiments import Outcome, record_outcomes, record_submitted
+from prefect_campaign.ledger.leases import held
 from prefect_campaign.ledger.queued import record_queued
 from prefect_campaign.model.crash import crash_point
 from prefect_campaign.model.errors import CampaignError, NoRoom, Refused, Transient, Unknown
@@ -39,9 +41,27 @@ class Try:
 
 
 class Starter:
-    """Brings attempts to life for one dispatcher."""
+    """Brings attempts to life for one dispatcher.
 
-    def __init__(self, hold: Hold, campaign: Campaign, launcher: Launcher, batch: Batch, preflight: Preflight) -> None:
+    Args:
+        hold: the campaign.
+        campaign: its spec.
+        launcher: starts them.
+        batch: what they are attempts of.
+        preflight: looks at their GPUs first.
+        on_full: called when a queue takes no more jobs, with its name and how many it has.
+    """
+
+    def __init__(
+        self,
+        hold: Hold,
+        campaign: Campaign,
+        launcher: Launcher,
+        batch: Batch,
+        preflight: Preflight,
+        on_full: Callable[[str, int], None],
+    ) -> None:
+        self._on_full = on_full
         self._preflight = preflight
         self._hold = hold
         self._campaign = campaign
@@ -135,6 +155,8 @@ class Starter:
         with self._hold.write() as connection:
             outcomes = [outcome for _, outcome in self._unlaunched]
             record_outcomes(connection, self._hold.campaign_id, outcomes, now=self._hold.now())
+            full = {spec.host for spec, outcome in self._unlaunched if _is_full(outcome)}
+            jobs = Counter(lease.host for lease in held(connection, full)) if full else Counter()
             for spec, _ in self._unlaunched:
                 if spec.token in self._verdicts:
                     self._preflight.settle_alert(connection, spec, self._verdicts[spec.token])
@@ -143,6 +165,8 @@ class Starter:
         written, self._unlaunched = self._unlaunched, []
         for spec, outcome in written:
             self._batch.ended(spec, outcome)
+        for host in full:
+            self._on_full(host, jobs[host])
         return written
 
     async def _settle(self, tries: Sequence[Try], *, look_first: bool) -> list[Live]:
@@ -213,3 +237,7 @@ class Starter:
             return await self._launcher.find(spec)
         except (CampaignError, OSError) as error:
             return Unknown(f"{spec.token}: cannot be looked up now ({error})")
+
+
+def _is_full(outcome: Outcome) -> bool:
+    return outcome.diagnosis is not None and outcome.diagnosis.signature == QUEUE_FULL

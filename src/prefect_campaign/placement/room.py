@@ -102,7 +102,8 @@ class HostRoom:
         self.unread = bool(view.problem or view.gpu_problem) and not view.gpus
         """Nobody knows what it has."""
         self.slots = max(view.slots, 0)
-        self.slots_taken = sum(f"slot-{i}" in taken for i in range(self.slots)) if taken else 0
+        # A queue may take fewer jobs than it did; then those that it has are in any slots.
+        self.slots_taken = len(taken) if self.queue else sum(f"slot-{i}" in taken for i in range(self.slots))
         self._taken = set(taken)
         self._next_slot = 0
         self.leased = sum(g.leases for g in self.gpus)
@@ -126,7 +127,9 @@ class HostRoom:
         """Whether that many GPUs with that much memory would fit if everything were free and in order."""
         if self.avoided:
             return False
-        if not gpus or self.queue:
+        if self.queue:
+            return True  # if it takes no jobs now, it will again
+        if not gpus:
             return self.slots > 0 or self.unread
         if self.unread:
             return True

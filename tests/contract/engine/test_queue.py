@@ -9,7 +9,7 @@ import pytest
 from contract.engine.lab import REPORT, Lab, campaign, tick_until, until
 from contract.engine.waiting_queue import HOST, WaitingQueue
 
-from prefect_campaign.engine import away
+from prefect_campaign.engine import away, queue_room
 from prefect_campaign.launch.fleet import Fleet
 from prefect_campaign.launch.local import LocalLauncher
 from prefect_campaign.launch.process import host_name
@@ -263,24 +263,51 @@ async def test_no_more_jobs_than_it_takes(tmp_path: Path) -> None:
         assert "lab: has its 2 jobs" in dispatcher.waits
 
 
-async def test_a_queue_that_takes_no_more_is_waited_for_as_long_as_it_takes(tmp_path: Path) -> None:
-    class Full(WaitingQueue):
-        room = False
+class Full(WaitingQueue):
+    """It takes only so many jobs, ended ones among them; of many the last ones."""
 
-        async def submit_all(self, specs):
-            if not self.room:
-                return {spec.token: NoRoom("the queue is full") for spec in specs}
-            return await super().submit_all(specs)
+    takes = 0
 
+    async def submit_all(self, specs):
+        first = max(0, len(specs) - max(0, self.takes - len(self.accepted)))
+        answers = await super().submit_all(specs[first:]) if specs[first:] else {}
+        return answers | {spec.token: NoRoom("the queue is full") for spec in specs[:first]}
+
+
+async def test_a_queue_that_takes_no_more_is_waited_for_as_long_as_it_takes(tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.setattr(queue_room, "PAUSE_SECONDS", 0.01)
     lab, queue = queued(tmp_path, 1, policy={"retry_hours": 0.00001, "pilot_retries": 0}), Full()
     async with lab.open(Fleet({HOST: queue})) as dispatcher:
         await dispatcher.adopt()
         await tick_until(dispatcher, lambda: len(lab.rows(t.attempts)) >= 2)
         assert {a["signature"] for a in lab.rows(t.attempts)} <= {"queue_full", None}
-        queue.room = True
+        queue.takes = 1
         await tick_until(dispatcher, lambda: bool(queue.batches))
         await queue.let_run(*specs_of(queue))
         await tick_until(dispatcher, lambda: lab.states == ["done"])
+
+
+async def test_a_queue_that_takes_fewer_jobs_than_it_was_said_to_is_tried_only_when_there_is_room(
+    tmp_path: Path,
+) -> None:
+    lab, queue = queued(tmp_path, 12, policy={"max_parallel": None}), Full()
+    queue.takes = 4
+
+    def bounced() -> int:
+        return sum(a["signature"] == "queue_full" for a in lab.rows(t.attempts))
+
+    async with lab.open(Fleet({HOST: queue})) as dispatcher:
+        await dispatcher.adopt()
+        await dispatcher.tick()
+        assert (len(queue.accepted), bounced()) == (4, 8)
+        for ends in ((1, 2), (0, 3, 4)):
+            began = time.monotonic()
+            await tick_until(dispatcher, lambda began=began: time.monotonic() - began > 2)  # all back-offs are over
+            assert bounced() == 8
+            await queue.let_run(*(specs_of(queue)[n] for n in ends))
+            queue.takes += len(ends)
+            await tick_until(dispatcher, lambda: len(queue.accepted) == queue.takes)
+            assert bounced() == 8
 
 
 async def test_what_waits_is_seen_by_single_ticks_of_new_dispatchers(tmp_path: Path) -> None:

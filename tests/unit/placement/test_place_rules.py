@@ -166,6 +166,15 @@ def test_experiments_without_gpus_take_free_slots_in_order_of_the_plan() -> None
     assert placement.reasons["e4"] == "waits: needs a free slot; h: all 4 slots leased"
 
 
+def test_a_queue_that_takes_fewer_jobs_than_before_counts_all_that_it_has():
+    held = [Held("q", "slot-7", "x", None), Held("q", "slot-9", "y", None)]
+    queue = host("q", 0, slots=3, queue=True)
+    assert got(place([Demand("a"), Demand("b")], [queue], held, Rules(), 0)) == {"a": ("q", "slot-0")}
+    for slots in (2, 0):
+        full = place([Demand("a"), whole("b")], [replace(queue, slots=slots)], held, Rules(), 0)
+        assert (full.assignments, full.never) == ((), frozenset())
+
+
 def test_hosts_are_filled_evenly_the_faster_one_first() -> None:
     hosts = [host("slow", 4, factor=2.0), host("quick", 4, factor=0.5), host("mid", 4)]
     assert one(whole("a"), *hosts) == "quick/GPU-quick-0"
