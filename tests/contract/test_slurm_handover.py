@@ -33,6 +33,11 @@ def test_options_say_what_the_attempt_wants(tmp_path):
     assert not any(option.startswith("--array") for option in options)
 
 
+def test_options_of_sbatch_that_are_like_ours_are_not_ours():
+    given = ("--container=/bundle", "--wait-all-nodes=1", "--comment=mine", "--mem=0", "--nice", "--exclusive")
+    assert SlurmSettings("lab", directives=given).directives == given
+
+
 @pytest.mark.parametrize(
     ("field", "value"),
     [
@@ -44,6 +49,15 @@ def test_options_say_what_the_attempt_wants(tmp_path):
         ("directives", ("--array=1-3",)),
         ("directives", ("--job-name=x",)),
         ("directives", ("--partition=x",)),
+        ("directives", ("--mail-type=FAIL", "--arr=0-9")),
+        ("directives", ("--a=0-9",)),
+        ("directives", ("--outp=x",)),
+        ("directives", ("--part=x",)),
+        ("directives", ("--comm=x",)),
+        ("directives", ("-a0-9",)),
+        ("directives", ("-o/dev/null",)),
+        ("directives", ("-Jx",)),
+        ("directives", ("-H",)),
         ("directives", ("mail",)),
         ("directives", ("--mail-user=a\nb",)),
         ("modules", ("cuda; rm",)),

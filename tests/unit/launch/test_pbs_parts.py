@@ -224,7 +224,8 @@ def test_everything_is_asked_for(tmp_path) -> None:
     spec = make_spec(tmp_path / "e" / "a1", "true", gpu_count=2, cpus=8, memory_mb=16000, wall_minutes=725, disk_mb=500)
     request = PbsRequest(
         queue="gpuvolta", project="ab12", account="x", storage=("gdata/ab12", "scratch/ab12"), chunk="gpu_model=a100",
-        place="excl", disk="jobfs", rerun=False, directives=("-l software=x", "-W umask=022"),
+        place="excl", disk="jobfs", rerun=False,
+        directives=("-l software=x", "-W umask=022", "-m ae -M me@x.org", "-l 'host=n1:J=1'", "-V"),
     )  # fmt: skip
     found = directives(spec, request)
     assert {
@@ -263,7 +264,11 @@ def test_a_log_that_pbs_could_not_name_is_left_out(tmp_path) -> None:
     "bad",
     [{"queue": "a b"}, {"project": "x\n#PBS -q y"}, {"storage": ("a;b",)}, {"modules": ("$(id)",)},
      {"directives": ("select=1",)}, {"directives": ("-l a\n-l b",)}, {"directives": ("-J 0-9",)},
-     {"directives": ("-hN x",)}, {"directives": ("-v A=b",)}, {"directives": ("-W umask=022,block=true",)},
+     {"directives": ("-hN x",)}, {"directives": ("-l a=1 -J 0-9",)}, {"directives": ("-VJ0-9",)},
+     {"directives": ("-Vh",)}, {"directives": ("-Nx",)}, {"directives": ("-vA=b",)}, {"directives": ("-o /dev/null",)},
+     {"directives": ("-e/dev/null",)}, {"directives": ("-r n",)}, {"directives": ("-ry",)}, {"directives": ("--x",)},
+     {"directives": ("-W umask=022 -Wblock=true",)}, {"directives": ("-l 'a=1",)}, {"directives": ("-l a=1 b",)},
+     {"directives": ("-v A=b",)}, {"directives": ("-W umask=022,block=true",)},
      {"chunk": "a b"}],
 )  # fmt: skip
 def test_bad_fields_are_refused_in_one_line(bad) -> None:

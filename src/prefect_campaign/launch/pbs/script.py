@@ -2,6 +2,7 @@
 
 import hashlib
 import re
+import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass
 from shlex import quote
@@ -23,8 +24,11 @@ _AGAIN = "$(uname -n).$$.$(date +%s)"
 
 _LINE = re.compile(r"[^\x00-\x1f\x7f]*")
 _PLAIN_PATH = re.compile(r"/[A-Za-z0-9/._+=@%-]*")
-# Arrays, names, variables, holds, other shells, answers without an id or that come when the job has ended.
-_OURS = re.compile(r"-[JtNvhSIzC]|-W.*\bblock\b")
+# Arrays, names, variables, holds, logs, other shells, answers without an id or that come when the job has ended.
+_OURS = frozenset("JtNvhoeSIzC")
+_FLAGS = frozenset("EfhInVXxz")
+"""Options of qsub, of any release, that are not followed by a value."""
+_BLOCK = re.compile(r"\bblock\b")
 _WORD = re.compile(r"[A-Za-z0-9][A-Za-z0-9._@:/+-]*")
 _TOKEN = re.compile(r"[A-Za-z0-9._-]+")
 
@@ -83,8 +87,36 @@ class PbsRequest:
         for text in self.directives:
             if not _LINE.fullmatch(text) or not text.startswith("-"):
                 raise Refused(f"PBS: directives: {text!r} is no option of qsub; write each like '-l name=value'")
-            if _OURS.match(text):
-                raise Refused(f"PBS: directives: {text!r} cannot be set here; the launcher needs it otherwise")
+            for letter, value in _options(text):
+                if letter in _OURS or (letter == "W" and _BLOCK.search(value)):
+                    raise Refused(f"PBS: directives: {text!r} cannot be set here; the launcher needs it otherwise")
+                if letter == "r":
+                    raise Refused(f"PBS: directives: {text!r} has a field of its own: rerun")
+
+
+def _options(text: str) -> list[tuple[str, str]]:
+    """The options in one line with their values, as qsub reads them: ``-l a=1 -VhJ0-9`` has ``l``, ``V``, ``h``, ``J``.
+
+    Raises:
+        Refused: qsub could not read it, or would read a word of it as something else than an option.
+    """
+    found: list[tuple[str, str]] = []
+    try:
+        words = shlex.split(text)
+    except ValueError:
+        raise Refused(f"PBS: directives: {text!r} has quotes that do not match") from None
+    while words:
+        word = words.pop(0)
+        if not word.startswith("-") or word.startswith("--") or word == "-":
+            raise Refused(f"PBS: directives: {text!r}: {word!r} is no option of qsub; write each like '-l name=value'")
+        letters = word[1:]
+        while letters:
+            letter, letters = letters[0], letters[1:]
+            value = ""
+            if letter not in _FLAGS:
+                value, letters = letters or (words.pop(0) if words else ""), ""
+            found.append((letter, value))
+    return found
 
 
 def job_name(token: str) -> str:

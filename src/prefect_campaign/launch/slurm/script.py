@@ -149,7 +149,7 @@ def sbatch_options(
     if settings.container_image:
         mounts = _mounts((shape.runs, shape.workdir), settings.container_mounts)
         options += [f"--container-image={settings.container_image}", f"--container-mounts={','.join(mounts)}"]
-    if not any(directive.startswith("--comment") for directive in settings.directives):
+    if not any(directive.partition("=")[0] == "--comment" for directive in settings.directives):
         options.append(f"--comment={mark}")
     return [*options, *settings.directives]
 

@@ -62,6 +62,9 @@ _FIELDS = {
 }
 """Options of sbatch that have a field of their own."""
 
+_WHOLE = frozenset({"container"})
+"""Options of sbatch that begin like one of these, and are others."""
+
 
 @dataclass(frozen=True)
 class SlurmSettings:
@@ -167,6 +170,10 @@ class SlurmSettings:
                 self._refuse("directives", f"--{option} is set by the launcher; leave it out")
             if option in _FIELDS:
                 self._refuse("directives", f"--{option} has a field of its own: {_FIELDS[option]}")
+            # sbatch takes the beginning of an option's name for the option.
+            meant = sorted(name for name in (*OURS, *_FIELDS, "comment") if name.startswith(option) and name != option)
+            if meant and option not in _WHOLE:
+                self._refuse("directives", f"--{option} would be taken for --{meant[0]}; write options in full")
 
     def _check_containers(self) -> None:
         if self.container_image and self.apptainer_image:
