@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from functools import cache
 from typing import Any
 
-from sqlalchemy import Connection, Update, bindparam, insert, or_, select, update
+from sqlalchemy import Connection, Float, Update, bindparam, func, insert, or_, select, update
 
 from prefect_campaign.ledger import tables as t
 from prefect_campaign.ledger.events import add_events, event
@@ -274,10 +274,16 @@ def _submitted_statement() -> Update:
 
 @cache
 def _outcome_statement() -> Update:
-    columns = ("state", "started_at", "ended_at", "exit_code", "signature", "cause", "evidence", "fix")
+    columns = ("state", "ended_at", "exit_code", "signature", "cause", "evidence", "fix")
     still_open = or_(t.attempts.c.state == AttemptState.LAUNCHING, t.attempts.c.state == AttemptState.RUNNING)
     return (
         update(t.attempts)
         .where(t.attempts.c.token == bindparam("_token"), still_open)
-        .values(**{c: bindparam(f"v_{c}") for c in columns})
+        .values(
+            {
+                **{c: bindparam(f"v_{c}") for c in columns},
+                # One that was seen to run has run, though whoever saw its end may not know since when.
+                "started_at": func.coalesce(bindparam("v_started_at", type_=Float()), t.attempts.c.started_at),
+            }
+        )
     )

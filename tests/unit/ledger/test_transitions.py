@@ -27,6 +27,14 @@ def test_opening_a_stage_makes_its_experiments_ready_once(book: Book) -> None:
     assert book.dump() == before
 
 
+def test_an_end_of_which_the_beginning_is_not_known_keeps_the_one_on_record(book: Book) -> None:
+    spec, began = book.launch(PILOT), book.ledger.clock()
+    book.end(spec)
+    (attempt,) = book.rows(t.attempts)
+    assert attempt["started_at"] == began
+    assert attempt["state"] == "done"
+
+
 def test_the_whole_way_is_on_record(book: Book) -> None:
     spec = book.launch(PILOT)
     book.end(spec, values={"objective_value": 0.5})
