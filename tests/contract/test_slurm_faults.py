@@ -130,6 +130,22 @@ async def test_two_jobs_of_one_attempt_the_first_stays(fake, new, clock, spec_of
     assert fake.sql("select base, state from tasks order by base") == [(101, "PENDING"), (102, "CANCELLED")]
 
 
+async def test_two_jobs_of_one_attempt_the_one_that_runs_stays(fake, new, spec_of):
+    fake.configure(slots=0)
+    spec = spec_of("true")
+    await new().submit(spec)
+    folder = Path(spec.run_dir).parents[1] / ".slurm" / "lab"
+    for path in folder.glob("*.answer"):
+        path.unlink()
+    fake.sql("insert into arrays select base + 1, name, comment, script, options, output, submitted, 0, 0 from arrays")
+    fake.sql("insert into tasks (base, task, state, node) select base + 1, task, 'RUNNING', 'n1' from tasks")
+    handle = await new().find(spec)
+    assert handle.job_id == "102"
+    assert fake.sql("select base, state from tasks order by base") == [(101, "CANCELLED"), (102, "RUNNING")]
+    assert [path.read_text() for path in folder.glob("*.answer")] == ["102"]
+    assert await new().find(spec) == handle
+
+
 async def test_a_job_with_the_same_name_from_another_home_is_not_ours(fake, new, clock, spec_of):
     fake.configure(slots=0)
     fake.fault("sbatch", silent=True, err=NO_ANSWER, rc=1, times=1)

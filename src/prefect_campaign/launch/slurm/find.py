@@ -5,6 +5,7 @@ from dataclasses import dataclass, replace
 from prefect_campaign.launch.slurm.files import RunDirs
 from prefect_campaign.launch.slurm.manifest import Entry, Manifest, Manifests, runs_of
 from prefect_campaign.launch.slurm.scheduler import Scheduler
+from prefect_campaign.launch.slurm.state import OVER, WAITING
 from prefect_campaign.launch.slurm.submit import SLURM, handle_of
 from prefect_campaign.launch.slurm.view import split_id
 from prefect_campaign.model.clock import Clock
@@ -79,17 +80,36 @@ class Finder:
         if trace.claimed_by:
             return Found(await self.holder(spec, trace.claimed_by))
         known = [entry for entry in entries if entry.manifest.job_id]
-        unsettled = []
+        unsettled: dict[str, str] = {}
         for entry in entries:
             if entry.manifest.job_id is None:
                 more = await self._looked_for(spec, entry)
-                unsettled += [(one.manifest.key, one.manifest.job_id or "") for one in more[:1] if len(more) > 1]
+                if len(more) > 1:
+                    unsettled[entry.manifest.key] = more[0].manifest.job_id or ""
                 known += more
         if not known:
             return Found(None)
         known.sort(key=lambda entry: int(entry.manifest.job_id or 0))
+        if len(known) > 1:
+            known = await self._furthest_first(known)
+            if known[0].manifest.key in unsettled:
+                unsettled[known[0].manifest.key] = known[0].manifest.job_id or ""
         first, *rest = (handle_of(self._name, one.manifest, one.manifest.job_id or "", one.index) for one in known)
-        return Found(first, tuple(rest), tuple(unsettled))
+        return Found(first, tuple(rest), tuple(unsettled.items()))
+
+    async def _furthest_first(self, jobs: list[Entry]) -> list[Entry]:
+        """One that runs before those that wait, these before those that are over or not to be seen; else as they are.
+
+        Raises:
+            Transient: Slurm cannot be asked now; and all but one must go.
+        """
+        view = await self._scheduler.queue({one.manifest.name for one in jobs})
+
+        def rank(one: Entry) -> int:
+            row = view.row(one.manifest.name, one.manifest.job_id or "", one.index)
+            return 2 if row is None or row.state in OVER else int(row.state in WAITING)
+
+        return sorted(jobs, key=rank)
 
     def settle(self, spec: AttemptSpec, found: Found) -> None:
         """The rest is gone."""

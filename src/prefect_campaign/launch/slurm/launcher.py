@@ -120,7 +120,7 @@ class SlurmLauncher:
     async def find(self, spec: AttemptSpec) -> Handle | None:
         """The job of this attempt by its claim, its manifest, or its name in squeue and then sacct.
 
-        Of several the first one stays, and the others are cancelled.
+        Of several the one that runs stays, or else the first one, and the others are cancelled.
 
         Raises:
             Unknown: there may be one; look again later.
