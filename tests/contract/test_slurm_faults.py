@@ -237,3 +237,7 @@ async def test_an_array_that_shows_up_after_it_was_believed_to_be_nothing_is_fou
     handle = await launcher.find(specs[1])
     assert (handle.job_id, handle.detail["name"]) == ("101_1", manifest.stem)
     assert (await launcher.find(specs[0])).job_id == "101_0"
+    # Handed over twice: what claims is ours, whichever of the two is on record.
+    (claim / "job").write_text("102_1 0\n")
+    handle = await launcher.find(specs[1])
+    assert (handle.job_id, handle.detail["name"]) == ("102_1", manifest.stem)

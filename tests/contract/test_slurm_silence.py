@@ -193,7 +193,7 @@ def _sbatch(fake: FakeSlurm, spec: AttemptSpec) -> list[str]:
 async def test_a_job_that_lost_the_claim_to_another_is_not_gone_while_that_one_runs(fake, new, clock, spec_of):
     spec = spec_of("sleep", "60")
     first = await new().submit(spec)
-    await see_as(new(), spec, first, "running")
+    await wait_until((Path(spec.run_dir) / "claim" / "pid").exists)
     (manifest,) = (Path(spec.run_dir).parents[1] / ".slurm" / "lab").glob("*.json")
     manifest.with_suffix(".answer").write_text("none")  # it was handed over late, and another one meanwhile
     launcher = new()

@@ -126,8 +126,10 @@ class Finder:
         if id_ is not None:
             runs = runs_of(spec.run_dir)
             entries = (await self._manifests.read(runs)).of(spec.token, refused=True)
-            fitting = [one for one in entries if one.index == id_.task and one.manifest.job_id in (None, id_.base)]
-            fitting.sort(key=lambda one: (one.manifest.job_id is None, one.manifest.refused))
+            fitting = [one for one in entries if one.index == id_.task]
+            # One that has another id may have been handed over twice: its name is the claimant's all the same.
+            order = {id_.base: 0, None: 1}
+            fitting.sort(key=lambda one: (order.get(one.manifest.job_id, 2), one.manifest.refused))
             if len(fitting) == 1 and fitting[0].manifest.job_id is None:
                 # So that the other tasks of its array are found, too.
                 self._manifests.answered(runs, fitting[0].manifest.key, id_.base)

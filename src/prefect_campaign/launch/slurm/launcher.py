@@ -4,6 +4,7 @@ import logging
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from prefect_campaign.launch.fading import Fading
 from prefect_campaign.launch.poller import Poller
 from prefect_campaign.launch.script import STDERR_NAME, STDOUT_NAME
 from prefect_campaign.launch.slurm.cancel import Canceller
@@ -76,7 +77,7 @@ class SlurmLauncher:
             holder=self._finder.holder,
         )
         self._canceller = Canceller(settings.name, programs, self._scheduler, steady)
-        self._absent: set[str] = set()
+        self._absent: Fading[bool] = Fading(steady)
         """Tokens of which `find` could say that there is no job."""
         self._poller = Poller(settings.name, self.observe, poll_seconds, record_seconds=_RECORD_SECONDS)
 
@@ -113,8 +114,9 @@ class SlurmLauncher:
 
     async def submit_all(self, specs: Sequence[AttemptSpec]) -> dict[str, Handle | CampaignError]:
         """Hand many attempts over, those of one shape as arrays; each submission is on disk before it is made."""
-        free = frozenset(self._absent)
-        self._absent.difference_update(spec.token for spec in specs)
+        free = frozenset(spec.token for spec in specs if spec.token in self._absent)
+        for token in free:
+            self._absent.pop(token)
         return await self._submitter.submit(specs, free)
 
     async def find(self, spec: AttemptSpec) -> Handle | None:
@@ -128,7 +130,7 @@ class SlurmLauncher:
         """
         found = await self._finder.find(spec)
         if found.handle is None:
-            self._absent.add(spec.token)
+            self._absent.set(spec.token, True)
         for other in found.rest:
             log.warning(
                 "%s: job %s on %s is a second one of this attempt; it is cancelled",
@@ -142,6 +144,7 @@ class SlurmLauncher:
 
     async def observe(self, handles: Sequence[tuple[AttemptSpec, Handle]]) -> dict[str, Observation]:
         """See many jobs by one squeue, not older than `poll_seconds`, and at most one sacct."""
+        self._absent.sweep()
         return await self._observer.observe(handles, max_age=self.poll_seconds)
 
     async def cancel(self, spec: AttemptSpec, handle: Handle, *, grace_seconds: float = 10.0) -> None:
@@ -154,7 +157,7 @@ class SlurmLauncher:
         if holder is not None and holder.job_id != handle.job_id:
             await self._end(f"{spec.token} (job {holder.job_id})", holder, grace_seconds)
         await self._end(spec.token, handle, grace_seconds)
-        self._observer.cancelled.add(spec.token)
+        self._observer.cancelled.set(spec.token, True)
 
     async def _end(self, what: str, handle: Handle, grace_seconds: float) -> None:
         id_, name, at = split_id(handle.job_id), handle.detail.get("name"), handle.detail.get("submitted_at")

@@ -4,6 +4,7 @@ import re
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import replace
 
+from prefect_campaign.launch.fading import Fading
 from prefect_campaign.launch.slurm.doubt import Doubt, Job
 from prefect_campaign.launch.slurm.files import RunDirs, Trace, with_detail
 from prefect_campaign.launch.slurm.reasons import NEVER, pending_detail
@@ -46,9 +47,9 @@ class Observer:
         record_seconds: float,
         holder: Callable[[AttemptSpec, str], Awaitable[Handle]],
     ) -> None:
-        self.cancelled: set[str] = set()
+        self.cancelled: Fading[bool] = Fading(steady)
         """Tokens of jobs that were cancelled from here and seen to be gone: absence is what was asked for."""
-        self.holders: dict[str, Handle] = {}
+        self.holders: Fading[Handle] = Fading(steady)
         """Token -> the job that was seen to hold its run dir, where that is another one than was asked for."""
         self._name = name
         self._holder = holder
@@ -57,7 +58,7 @@ class Observer:
         self._clock = clock
         self._steady = steady
         self._record_seconds = record_seconds
-        self._doubts: dict[str, Doubt] = {}
+        self._doubts: Fading[Doubt] = Fading(steady)
         self._shown: dict[Row, Observation] = {}
         self._last: View | None = None
 
@@ -110,6 +111,7 @@ class Observer:
             one = found[job.spec.token]
             if one.status == "gone" and one.scheduler_state in ("FAILED", "OUT_OF_MEMORY"):
                 found[job.spec.token] = await self._explained(job, one)
+        self._tidy(found)
         return found
 
     async def _followed(
@@ -139,8 +141,8 @@ class Observer:
                 continue
             held[job.spec.token] = other
             if self.holders.get(job.spec.token) != handle:
-                self._doubts.pop(job.spec.token, None)  # they were about another job
-                self.holders[job.spec.token] = handle
+                self._doubts.pop(job.spec.token)  # they were about another job
+                self.holders.set(job.spec.token, handle)
         names = {job.name for job in held.values()}
         if view is not None and not view.covers(names):
             try:
@@ -151,11 +153,18 @@ class Observer:
             rows[token] = view.row(job.name, job.base, job.index) if view else None
         return [held.get(job.spec.token, job) for job in jobs], view, silence
 
-    def forget(self, token: str) -> None:
-        """Nobody asks for it any more."""
-        self._doubts.pop(token, None)
-        self.cancelled.discard(token)
-        self.holders.pop(token, None)
+    def _doubt(self, job: Job, now: float) -> Doubt:
+        return self._doubts.get(job.spec.token) or self._doubts.set(job.spec.token, Doubt(now))
+
+    def _tidy(self, found: dict[str, Observation]) -> None:
+        """Forget what is over for good, and what nobody asks for any more.
+
+        One that is `gone` is told again to whoever asks again, so that it only fades.
+        """
+        for memory in (self._doubts, self.cancelled, self.holders):
+            for token in [token for token, one in found.items() if one.status == "exited"] if len(memory) else []:
+                memory.pop(token)
+            memory.sweep()
 
     def _job(self, spec: AttemptSpec, handle: Handle, found: dict[str, Observation]) -> Job | None:
         id_ = split_id(handle.job_id)
@@ -169,7 +178,7 @@ class Observer:
         return Job(spec, handle, name, id_.base, id_.task, float(at) if isinstance(at, int | float) else 0.0)
 
     def _waiting(self, job: Job, row: Row) -> Observation:
-        self._doubts.pop(job.spec.token, None)
+        self._doubts.pop(job.spec.token)
         grouped = row.id.tasks is not None
         if grouped and row in self._shown:
             return self._shown[row]  # thousands of tasks wait in one row
@@ -187,7 +196,7 @@ class Observer:
         if trace.unread:
             return Observation("unreachable", detail=trace.unread)
         if trace.end is not None and not trace.stopped:
-            self._doubts.pop(token, None)
+            self._doubts.pop(token)
             state = row.state if row is not None and row.state in OVER else None
             return with_detail(trace, scheduler_state=_telling(state), node=row.node if row else "")
         if view is None:
@@ -199,12 +208,12 @@ class Observer:
             # One from the future says nothing: the wall clock was put back.
             if view.asked_at <= job.submitted_at <= self._clock() and token not in self.cancelled:
                 return Observation("pending", detail="waits: was just handed over")
-            doubt = self._doubts.setdefault(token, Doubt(now))
+            doubt = self._doubt(job, now)
             if doubt.serial != view.serial:
                 doubt.looks, doubt.serial = doubt.looks + 1, view.serial
             return None
         if row.state not in OVER:
-            self._doubts.pop(token, None)
+            self._doubts.pop(token)
             return Observation(
                 "running",
                 started_at=trace.started_at,
@@ -219,9 +228,9 @@ class Observer:
     def _over(self, job: Job, row: Row, trace: Trace, now: float) -> Observation:
         """Slurm says that the job is over for good."""
         if trace.end is not None:
-            self._doubts.pop(job.spec.token, None)
+            self._doubts.pop(job.spec.token)
             return with_detail(trace, scheduler_state=row.state, node=row.node)
-        doubt = self._doubts.setdefault(job.spec.token, Doubt(now))
+        doubt = self._doubt(job, now)
         doubt.final = row
         if doubt.over_since is None:
             doubt.over_since = now
@@ -253,7 +262,8 @@ class Observer:
     async def _ask_accounts(self, missing: Sequence[Job]) -> None:
         """One sacct for all that are due."""
         now = self._steady()
-        due = [job for job in missing if self._doubts[job.spec.token].ask_at <= now]
+        doubts = {job.spec.token: self._doubt(job, now) for job in missing}
+        due = [job for job in missing if doubts[job.spec.token].ask_at <= now]
         if not due:
             return
         why, view = "", None
@@ -263,7 +273,7 @@ class Observer:
         except CampaignError as error:
             why = str(error)
         for job in due:
-            doubt = self._doubts[job.spec.token]
+            doubt = doubts[job.spec.token]
             doubt.ask_at, doubt.pause = now + doubt.pause, min(2 * doubt.pause, _LONGEST_AGAIN)
             doubt.accounts = why
             row = view.row(job.name, job.base, job.index) if view else None
@@ -274,7 +284,7 @@ class Observer:
     def _absent(self, job: Job, trace: Trace) -> Observation:
         """What is said of a job that squeue does not show."""
         token, now = job.spec.token, self._steady()
-        doubt = self._doubts[token]
+        doubt = self._doubt(job, now)
         if doubt.final is not None:
             return self._over(job, doubt.final, trace, now)
         waited = now - doubt.since >= ABSENT_SECONDS and doubt.looks >= 2
