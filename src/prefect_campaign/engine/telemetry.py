@@ -5,7 +5,6 @@ from pathlib import Path
 from typing import Any
 
 import prefect_campaign.watch.metrics as reading
-from prefect_campaign.launch.job_files import last_write
 from prefect_campaign.ledger.observations import Reading
 from prefect_campaign.model.records import AttemptSpec, MetricRow
 
@@ -83,4 +82,10 @@ class Telemetry:
 
         It tells something of a job of this machine only: what is here of others is a copy.
         """
-        return max(launched_at, last_write(self.spec.run_dir) or 0.0)
+        latest = launched_at
+        for name in ("stdout.log", "stderr.log", "metrics.jsonl"):
+            try:
+                latest = max(latest, (Path(self.spec.run_dir) / name).stat().st_mtime)
+            except OSError:
+                continue
+        return latest

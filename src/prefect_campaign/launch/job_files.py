@@ -3,10 +3,7 @@
 import errno
 import os
 import signal
-from contextlib import suppress
 from pathlib import Path
-
-from prefect_campaign.launch.script import STDERR_NAME, STDOUT_NAME
 
 PASSING = frozenset(
     {errno.EAGAIN, errno.ENOMEM, errno.ENOSPC, errno.EDQUOT, errno.EMFILE, errno.ENFILE, errno.EIO, errno.ESTALE}
@@ -26,16 +23,6 @@ def write_script(path: Path, script: str) -> None:
     with open(fd, "wb") as file:
         file.write(script.encode("utf-8", "surrogateescape"))
     temporary.replace(path)
-
-
-def last_write(run_dir: str) -> float | None:
-    """When a job last wrote to a log or metric file, in seconds since the epoch; None if there is none to be seen."""
-    latest = None
-    for name in (STDOUT_NAME, STDERR_NAME, "metrics.jsonl"):
-        with suppress(OSError):
-            at = os.stat(f"{run_dir}/{name}").st_mtime
-            latest = at if latest is None else max(latest, at)
-    return latest
 
 
 def signal_of(exit_code: int) -> int | None:

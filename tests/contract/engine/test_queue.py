@@ -6,31 +6,20 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from contract.engine.lab import REPORT, Lab, campaign, tick_until, until
-from contract.engine.waiting_queue import HOST, WaitingQueue
+from contract.engine.lab import REPORT, tick_until, until
+from contract.engine.waiting_queue import HOST, WaitingQueue, queued, specs_of
 
-from prefect_campaign.engine import away, queue_room
+from prefect_campaign.engine import away
 from prefect_campaign.launch.fleet import Fleet
 from prefect_campaign.launch.local import LocalLauncher
 from prefect_campaign.launch.process import host_name
 from prefect_campaign.ledger import tables as t
-from prefect_campaign.model.errors import NoRoom
 from prefect_campaign.model.records import Observation
 
 
 @pytest.fixture(autouse=True)
 def often(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(away, "POLL_SECONDS", 0.05)
-
-
-def queued(folder: Path, points: int = 3, script: str = REPORT, **changes) -> Lab:
-    """A campaign of a queue; it may have as many jobs as there are points."""
-    policy = {"max_parallel": points, **changes.pop("policy", {})}
-    return Lab(campaign(folder, script, points=list(range(points)), policy=policy, **changes))
-
-
-def specs_of(queue: WaitingQueue):
-    return [spec for batch in queue.batches for spec in batch]
 
 
 async def test_all_are_handed_over_together_and_ask_for_what_they_need(tmp_path: Path) -> None:
@@ -261,53 +250,6 @@ async def test_no_more_jobs_than_it_takes(tmp_path: Path) -> None:
         await dispatcher.tick()
         assert [len(batch) for batch in queue.batches] == [2]
         assert "lab: has its 2 jobs" in dispatcher.waits
-
-
-class Full(WaitingQueue):
-    """It takes only so many jobs, ended ones among them; of many the last ones."""
-
-    takes = 0
-
-    async def submit_all(self, specs):
-        first = max(0, len(specs) - max(0, self.takes - len(self.accepted)))
-        answers = await super().submit_all(specs[first:]) if specs[first:] else {}
-        return answers | {spec.token: NoRoom("the queue is full") for spec in specs[:first]}
-
-
-async def test_a_queue_that_takes_no_more_is_waited_for_as_long_as_it_takes(tmp_path: Path, monkeypatch) -> None:
-    monkeypatch.setattr(queue_room, "PAUSE_SECONDS", 0.01)
-    lab, queue = queued(tmp_path, 1, policy={"retry_hours": 0.00001, "pilot_retries": 0}), Full()
-    async with lab.open(Fleet({HOST: queue})) as dispatcher:
-        await dispatcher.adopt()
-        await tick_until(dispatcher, lambda: len(lab.rows(t.attempts)) >= 2)
-        assert {a["signature"] for a in lab.rows(t.attempts)} <= {"queue_full", None}
-        queue.takes = 1
-        await tick_until(dispatcher, lambda: bool(queue.batches))
-        await queue.let_run(*specs_of(queue))
-        await tick_until(dispatcher, lambda: lab.states == ["done"])
-
-
-async def test_a_queue_that_takes_fewer_jobs_than_it_was_said_to_is_tried_only_when_there_is_room(
-    tmp_path: Path,
-) -> None:
-    lab, queue = queued(tmp_path, 12, policy={"max_parallel": None}), Full()
-    queue.takes = 4
-
-    def bounced() -> int:
-        return sum(a["signature"] == "queue_full" for a in lab.rows(t.attempts))
-
-    async with lab.open(Fleet({HOST: queue})) as dispatcher:
-        await dispatcher.adopt()
-        await dispatcher.tick()
-        assert (len(queue.accepted), bounced()) == (4, 8)
-        for ends in ((1, 2), (0, 3, 4)):
-            began = time.monotonic()
-            await tick_until(dispatcher, lambda began=began: time.monotonic() - began > 2)  # all back-offs are over
-            assert bounced() == 8
-            await queue.let_run(*(specs_of(queue)[n] for n in ends))
-            queue.takes += len(ends)
-            await tick_until(dispatcher, lambda: len(queue.accepted) == queue.takes)
-            assert bounced() == 8
 
 
 async def test_what_waits_is_seen_by_single_ticks_of_new_dispatchers(tmp_path: Path) -> None:

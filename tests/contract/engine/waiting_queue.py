@@ -1,6 +1,9 @@
 """A queue in this process: jobs wait until a test lets them run, then they are real processes."""
 
 from collections.abc import Sequence
+from pathlib import Path
+
+from contract.engine.lab import REPORT, Lab, campaign
 
 from prefect_campaign.launch.local import LocalLauncher
 from prefect_campaign.model.devices import HostView
@@ -79,3 +82,13 @@ class WaitingQueue(LocalLauncher):
 
     def _job(self, spec: AttemptSpec) -> Handle:
         return Handle(self.name, HOST, self.accepted[spec.token])
+
+
+def queued(folder: Path, points: int = 3, script: str = REPORT, **changes) -> Lab:
+    """A campaign of a queue; it may have as many jobs as there are points."""
+    policy = {"max_parallel": points, **changes.pop("policy", {})}
+    return Lab(campaign(folder, script, points=list(range(points)), policy=policy, **changes))
+
+
+def specs_of(queue: WaitingQueue):
+    return [spec for batch in queue.batches for spec in batch]

@@ -9,10 +9,12 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Protocol
 
-from prefect_campaign.launch.job_files import last_write, signal_of, write_script
+from prefect_campaign.launch.job_files import signal_of, write_script
+from prefect_campaign.launch.queue.silence import SilenceReader
 from prefect_campaign.launch.record import ExitRecord, take_record
 from prefect_campaign.launch.script import CLAIM_NAME, SCRIPT_NAME
 from prefect_campaign.launch.slurm.manifest import FOLDER, durable
+from prefect_campaign.model.clock import Clock, system_clock
 from prefect_campaign.model.errors import CampaignError, Refused, Transient, Unknown
 from prefect_campaign.model.records import AttemptSpec, Observation
 
@@ -35,24 +37,12 @@ class Trace:
     claimed_by: str = ""
     """The scheduler's id of the job that claimed the run dir; empty before that."""
     started_at: float | None = None
-    wrote_at: float | None = None
-    """When a job without a record last wrote to a log or metric file; None if that is not known."""
-    made_at: float | None = None
-    """When its `job.sh` was written, by the same clock; None where that is the one here."""
+    quiet_since: float | None = None
+    """As in an `Observation`."""
     problem: str = ""
     """A line on a record that was damaged and set aside."""
     unread: str = ""
     """Why nothing can be said; empty if all of the above is so."""
-
-    def quiet_since(self, submitted_at: float) -> float | None:
-        """When the job wrote last, by the clock here.
-
-        Args:
-            submitted_at: when it was handed over, by the clock here: `job.sh`, written just before, shows a file
-                server whose clock is behind, which would make every job seem to hang.
-        """
-        behind = 0.0 if self.made_at is None else submitted_at - self.made_at
-        return None if self.wrote_at is None else self.wrote_at + max(0.0, behind)
 
 
 class RunDirs(Protocol):
@@ -91,7 +81,14 @@ class RunDirs(Protocol):
 
 
 class SharedRunDirs:
-    """Run dirs under the same path here and on all nodes."""
+    """Run dirs under the same path here and on all nodes.
+
+    Args:
+        clock: seconds since the epoch.
+    """
+
+    def __init__(self, clock: Clock = system_clock) -> None:
+        self._clock = clock
 
     async def there(self, specs: Sequence[AttemptSpec]) -> dict[str, AttemptSpec | CampaignError]:
         """The attempts as they are."""
@@ -113,7 +110,16 @@ class SharedRunDirs:
 
     async def traces(self, specs: Sequence[AttemptSpec]) -> dict[str, Trace]:
         """What the jobs left, read beside the event loop: a network file system may be slow."""
-        return await asyncio.to_thread(lambda: {spec.token: read_trace(spec) for spec in specs})
+        return await asyncio.to_thread(self._traces, specs)
+
+    def _traces(self, specs: Sequence[AttemptSpec]) -> dict[str, Trace]:
+        found, silence = {}, SilenceReader(self._clock)
+        for spec in specs:
+            trace = read_trace(spec)
+            if trace.end is None and trace.claimed_by:
+                trace = replace(trace, quiet_since=silence.quiet_since(spec.run_dir))
+            found[spec.token] = trace
+        return found
 
     async def said(self, spec: AttemptSpec, cluster: str, name: str) -> str:
         """The end of Slurm's own log of a job."""
@@ -145,16 +151,8 @@ def read_trace(spec: AttemptSpec) -> Trace:
         stopped = stopped or os.path.lexists(stop) or (record is not None and record.stopped)
     except OSError as error:
         return Trace(unread=f"{run_dir}: {error.strerror or error}")
-    if record is not None:
-        return Trace(end_of(record, started_at), stopped, owner, started_at, problem=problem)
-    wrote_at, made_at = (last_write(spec.run_dir), _made_at(run_dir)) if owner else (None, None)
-    return Trace(None, stopped, owner, started_at, wrote_at, made_at, problem)
-
-
-def _made_at(run_dir: Path) -> float | None:
-    with suppress(OSError):
-        return (run_dir / SCRIPT_NAME).stat().st_mtime
-    return None
+    end = None if record is None else end_of(record, started_at)
+    return Trace(end, stopped, owner, started_at, problem=problem)
 
 
 def end_of(record: ExitRecord, started_at: float | None) -> Observation:

@@ -62,7 +62,7 @@ class SlurmLauncher:
         self.poll_seconds = poll_seconds
         self._clock = clock
         programs = programs or LocalPrograms(settings.programs, settings.conf)
-        files = files or SharedRunDirs()
+        files = files or SharedRunDirs(clock)
         manifests = Manifests(settings.name, steady)
         self._scheduler = Scheduler(settings.name, programs, clock)
         self._submitter = Submitter(settings, programs, self._scheduler, files, manifests, clock)

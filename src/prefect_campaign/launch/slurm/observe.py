@@ -221,7 +221,7 @@ class Observer:
                 scheduler_state=row.state,
                 node=row.node,
                 # One that is suspended, or is being ended, may well be silent.
-                quiet_since=trace.quiet_since(job.submitted_at) if row.state == "RUNNING" else None,
+                quiet_since=trace.quiet_since if row.state == "RUNNING" else None,
             )
         return self._over(job, row, trace, now)
 

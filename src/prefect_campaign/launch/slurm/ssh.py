@@ -194,8 +194,7 @@ class RemoteRunDirs:
                 stopped=stopped or here.stopped,
                 claimed_by="" if owner == "-" else owner,
                 started_at=started_at,
-                wrote_at=now - max(0, int(silent)) if silent.removeprefix("-").isdecimal() else None,
-                made_at=None,
+                quiet_since=now - max(0, int(silent)) if silent.removeprefix("-").isdecimal() else None,
                 end=replace(here.end, started_at=started_at) if here.end else None,
                 problem=problem or here.problem,
             )
