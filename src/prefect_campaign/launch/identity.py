@@ -1,5 +1,6 @@
 """Which processes of this machine belong to a local job: by recorded identity, by claim, by session and descent."""
 
+import asyncio
 import os
 from collections.abc import Collection
 from pathlib import Path
@@ -20,6 +21,7 @@ from prefect_campaign.model.records import AttemptSpec, Handle
 LOCAL = "local"
 """The launcher's name in handles."""
 
+_LOOKS, _LOOK_PAUSE = 50, 0.02
 _STARTING_SECONDS = 10.0
 """No exec takes so long: a process without a command line that is older than this has thrown it away."""
 
@@ -47,8 +49,17 @@ def living_leader(spec: AttemptSpec, handle: Handle) -> Process | None:
     return _leader_at(spec, pid) if pid else None
 
 
-def find_leader(spec: AttemptSpec) -> Process | None:
+async def find_leader(spec: AttemptSpec) -> Process | None:
     """`job.sh` without a handle: by the pid in its claim, else by its command line."""
+    for _ in range(_LOOKS):
+        leader = _leader(spec)
+        if leader is not None or not _some_leader_starts():
+            return leader
+        await asyncio.sleep(_LOOK_PAUSE)  # its starter may have been killed this very moment
+    return _leader(spec)
+
+
+def _leader(spec: AttemptSpec) -> Process | None:
     pid = claimed_pid(spec)
     if pid is not None:
         return _leader_at(spec, pid)
@@ -57,7 +68,7 @@ def find_leader(spec: AttemptSpec) -> Process | None:
     return min(leaders, key=lambda process: process.start_ticks, default=None)
 
 
-def some_leader_starts() -> bool:
+def _some_leader_starts() -> bool:
     """Whether a session leader is in the middle of its exec, when for a moment no command line is to be seen."""
     tick, now = os.sysconf("SC_CLK_TCK"), float(Path("/proc/uptime").read_text().split()[0])
     return any(

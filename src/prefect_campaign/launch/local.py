@@ -22,7 +22,6 @@ from prefect_campaign.launch.identity import (
     in_container,
     living_leader,
     processes_of,
-    some_leader_starts,
 )
 from prefect_campaign.launch.job_files import PASSING, signal_of, write_script
 from prefect_campaign.launch.process import Process, host_name, read_process
@@ -35,7 +34,6 @@ from prefect_campaign.model.devices import HostView
 from prefect_campaign.model.errors import Refused, Transient, Unknown
 from prefect_campaign.model.records import AttemptSpec, Handle, Observation
 
-_LOOKS, _LOOK_PAUSE = 50, 0.02
 _UNSEEN_SECONDS = 10.0
 
 _left_children: list[subprocess.Popen[bytes]] = []
@@ -138,12 +136,7 @@ class LocalLauncher(WithNumbers):
         followed = self._followed.get(spec.token)
         if followed is not None or spec.token in self._started:
             return followed.handle if followed else self._started[spec.token]
-        leader = find_leader(spec)
-        for _ in range(_LOOKS):
-            if leader is not None or not some_leader_starts():
-                break
-            await asyncio.sleep(_LOOK_PAUSE)  # its starter may have been killed this very moment
-            leader = find_leader(spec)
+        leader = await find_leader(spec)
         if leader is not None:
             return self._handle(spec, leader.pid, leader.start_ticks)
         run_dir = Path(spec.run_dir)
