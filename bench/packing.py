@@ -1,92 +1,97 @@
 """How well placement packs: a mixed trace in simulated time, against a lower bound and one experiment a GPU in turn.
 
-The simulation calls the product's own `place` at every start and end of an experiment. Several seeds; all figures are
-ratios of makespans, so no clock matters, but for the last line: the time of one call with 1,000 demands and 64 GPUs.
+The simulation calls the product's own `place` whenever an experiment has ended, and the product's own `Durations` is
+what learns. Several seeds; all figures are ratios of makespans, so no clock matters, but for the last line: the time of
+one call with 1,000 demands and 64 GPUs.
 """
 
 import argparse
 import heapq
 import itertools
-import math
 import random
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import replace
+from functools import partial
 from statistics import mean, median
 
 from packing_bound import lower_bound
+from packing_traces import GB, Trace, campaigns, cluster, log_uniform, mixed
 from rich.console import Console
 from rich.table import Table
 
-from prefect_campaign.model.devices import Gpu, HostView
+from prefect_campaign.decide.durations import Durations
+from prefect_campaign.model.devices import HostView
 from prefect_campaign.placement.demand import Assignment, Demand, Held, Rules
 from prefect_campaign.placement.place import place
 
-GB = 1024
 CLUSTERS = {"mixed": (48, 80, 80, 80, 80, 80, 141, 141), "large": (141,) * 8}
 """GB of each GPU, host by host. 4 to 80 GB with the 1.2 rule need GPUs of 96 GB or more."""
+TRACES = {"mixed": mixed, "campaigns": campaigns}
 FIRST_SEED = 100
 """The order of placement was tuned on lower ones."""
-KNOWN = ("exactly", "roughly", "nothing")
-GPUS_A_HOST = 8
-WIDTHS = {1: 50, 2: 20, 3: 3, 4: 15, 5: 1, 6: 2, 7: 1, 8: 8}
-"""GPUs of an experiment -> how often, in percent."""
-MEMORY_GB = (4, 80)
-SECONDS = (300, 8 * 3600)
+KNOWN = ("exactly", "roughly", "learned", "nothing")
 
 Policy = Callable[[Sequence[Demand], Sequence[Held], float], Sequence[Assignment]]
 
 
-def cluster(sizes: Sequence[int]) -> list[HostView]:
-    """64 GPUs on 8 hosts."""
-    return [
-        HostView(f"h{h}", 0, tuple(Gpu(f"GPU-{h}-{i}", i, f"{gb} GB", gb * GB) for i in range(GPUS_A_HOST)))
-        for h, gb in enumerate(sizes)
-    ]
+class Told:
+    """What placement is told of durations.
+
+    Args:
+        trace: the experiments.
+        known: ``exactly``, ``roughly`` (within a factor of 1.5), ``learned`` (nothing at first, then what the product
+            learns from those that are done) or ``nothing``.
+        seed: of the factors.
+    """
+
+    def __init__(self, trace: Trace, known: str, seed: int) -> None:
+        rng = random.Random(seed)
+        wrong = {"exactly": 1.0, "roughly": 1.5}.get(known)
+        self._said = {e: s * log_uniform(rng, 1 / wrong, wrong) for e, s in trace.lengths.items()} if wrong else {}
+        self._works = trace.works if known == "learned" else {}
+        self._durations = Durations()
+
+    def __call__(self, exp_id: str) -> float | None:
+        """Seconds, as far as known by now."""
+        return self._durations.expected(self._works[exp_id]) if self._works else self._said.get(exp_id)
+
+    def ended(self, exp_id: str, seconds: float) -> None:
+        """An experiment is done."""
+        if self._works:
+            self._durations.add(self._works[exp_id], seconds)
 
 
-def trace(seed: int, count: int) -> list[Demand]:
-    """Experiments of all sizes; memory and duration are spread evenly on a logarithmic scale."""
-    rng = random.Random(seed)
-    return [
-        Demand(
-            f"e{i}",
-            gpus=rng.choices(list(WIDTHS), list(WIDTHS.values()))[0],
-            vram_mb=round(GB * _log_uniform(rng, *MEMORY_GB)),
-            seconds=round(_log_uniform(rng, *SECONDS)),
-        )
-        for i in range(count)
-    ]
-
-
-def simulate(demands: Sequence[Demand], lengths: Mapping[str, float], policy: Policy, *, share: bool) -> float:
+def simulate(trace: Trace, told: Told, policy: Policy, *, share: bool) -> float:
     """Makespan in seconds when `policy` is asked at time 0 and whenever something has ended.
 
     Args:
-        demands: with what is said of their durations.
-        lengths: exp_id -> true duration in seconds.
+        trace: the experiments.
+        told: what is said of their durations.
         policy: who starts now, of those that wait, beside those that hold GPUs.
         share: whether leases allow others beside them.
     """
-    waiting = {d.exp_id: d for d in demands}
+    lengths = trace.lengths
+    waiting = {d.exp_id: d for d in trace.demands}
     running: dict[str, list[Held]] = {}
     ends: list[tuple[float, str]] = []
     now = 0.0
     while waiting:
-        started = policy(list(waiting.values()), list(itertools.chain(*running.values())), now)
-        for a in started:
-            d = waiting.pop(a.exp_id)
-            seconds, said = lengths[d.exp_id], d.seconds
+        asked = [replace(d, seconds=told(d.exp_id)) for d in waiting.values()]
+        for a in policy(asked, list(itertools.chain(*running.values())), now):
+            d, said = waiting.pop(a.exp_id), told(a.exp_id)
             until = None if said is None else now + said
             running[d.exp_id] = [Held(a.host, u, d.exp_id, d.vram_mb, shared=share, until=until) for u in a.devices]
-            heapq.heappush(ends, (now + seconds, d.exp_id))
+            heapq.heappush(ends, (now + lengths[d.exp_id], d.exp_id))
         if not ends:
             raise RuntimeError(f"nothing runs and {len(waiting)} wait: no progress")
         if waiting:
             now = ends[0][0]
             while ends and ends[0][0] == now:
-                del running[heapq.heappop(ends)[1]]
+                _, done = heapq.heappop(ends)
+                del running[done]
+                told.ended(done, lengths[done])
     return max(end for end, _ in ends)
 
 
@@ -119,30 +124,21 @@ def in_turn(hosts: Sequence[HostView]) -> Policy:
     return policy
 
 
-def said(demands: Sequence[Demand], seed: int, *, known: str) -> list[Demand]:
-    """What placement is told of durations: exactly, within a factor of 1.5, or nothing."""
-    rng = random.Random(seed)
-    if known == "nothing":
-        return [replace(d, seconds=None) for d in demands]
-    if known == "roughly":
-        return [replace(d, seconds=(d.seconds or 0) * _log_uniform(rng, 2 / 3, 3 / 2)) for d in demands]
-    return list(demands)
-
-
-def ratios(sizes: Sequence[int], seed: int, count: int) -> dict[str, float]:
+def ratios(kind: str, sizes: Sequence[int], seed: int, count: int) -> dict[str, float]:
     """Bounds in hours, and every contender's makespan over the bound that holds for it."""
     hosts = cluster(sizes)
-    demands = trace(seed, count)
-    lengths = {d.exp_id: d.seconds or 0.0 for d in demands}
+    trace = TRACES[kind](seed, count)
     found: dict[str, float] = {}
     spans: dict[bool, float] = {}
     for share in (True, False):
-        spans[share] = lower_bound(demands, hosts, share=share)
+        spans[share] = lower_bound(trace.demands, hosts, share=share)
         found[f"bound {_name(share)}"] = spans[share] / 3600
         for known in KNOWN:
-            span = simulate(said(demands, seed, known=known), lengths, ours(hosts, share=share), share=share)
+            if known == "learned" and kind == "mixed":
+                continue  # no two are alike: there is nothing to learn
+            span = simulate(trace, Told(trace, known, seed), ours(hosts, share=share), share=share)
             found[f"{_name(share)}, {known}"] = span / spans[share]
-    found["in turn"] = simulate(demands, lengths, in_turn(hosts), share=False) / spans[False]
+    found["in turn"] = simulate(trace, Told(trace, "nothing", seed), in_turn(hosts), share=False) / spans[False]
     found["in turn / shared, exactly"] = found["in turn"] * spans[False] / (found["shared, exactly"] * spans[True])
     return found
 
@@ -150,7 +146,7 @@ def ratios(sizes: Sequence[int], seed: int, count: int) -> dict[str, float]:
 def call_seconds(repeats: int = 20) -> dict[str, float]:
     """Seconds of one call with 1,000 demands and 64 GPUs: median over repeats, all GPUs free, or all leased."""
     hosts = cluster(CLUSTERS["mixed"])
-    demands = trace(0, 1000)
+    demands = mixed(0, 1000).demands
     found = {}
     for share in (True, False):
         start = place(demands, hosts, [], Rules(share=share), 0.0)
@@ -175,12 +171,13 @@ def main() -> None:
     args = parser.parse_args()
     seeds = range(FIRST_SEED, FIRST_SEED + args.seeds)
     console = Console(width=120, highlight=False)
-    for sizes in CLUSTERS.values():
-        table = Table(box=None, padding=(0, 2, 0, 0), title_justify="left")
-        table.title = f"\n{args.experiments} experiments, 64 GPUs of {', '.join(f'{s} GB' for s in sorted(set(sizes)))}"
+    for sizes, kind in itertools.product(CLUSTERS.values(), TRACES):
+        table = Table(box=None, padding=(0, 2, 0, 0), title_justify="left", min_width=70)
+        what = f"{args.experiments} experiments{' of campaigns' if kind == 'campaigns' else ''}"
+        table.title = f"\n{what}, 64 GPUs of {', '.join(f'{s} GB' for s in sorted(set(sizes)))}"
         table.add_column("makespan / lower bound")
         with ProcessPoolExecutor() as pool:
-            runs = list(pool.map(ratios, [sizes] * len(seeds), seeds, [args.experiments] * len(seeds)))
+            runs = list(pool.map(partial(ratios, kind, sizes, count=args.experiments), seeds))
         for seed in seeds:
             table.add_column(f"seed {seed}", justify="right")
         table.add_column("mean", justify="right")
@@ -197,10 +194,6 @@ def main() -> None:
 
 def _name(share: bool) -> str:
     return "shared" if share else "one a GPU"
-
-
-def _log_uniform(rng: random.Random, low: float, high: float) -> float:
-    return math.exp(rng.uniform(math.log(low), math.log(high)))
 
 
 if __name__ == "__main__":

@@ -19,6 +19,8 @@ UNKNOWN_WALL_HOURS = 12
 _STEPS = ("steps", "max_steps")
 _PASSES = ("epochs",)
 _SAMPLES = ("samples", "max_samples", "data_fraction")
+AMOUNTS = frozenset((*_STEPS, *_PASSES, *_SAMPLES))
+"""Parameters by which `work_ratio` knows how much more or less work is done."""
 
 
 @dataclass(frozen=True)

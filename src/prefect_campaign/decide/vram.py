@@ -24,27 +24,24 @@ LATE_ENOUGH = 0.5
 MORE = 1.5
 """What ran out of memory gets so many times as much; and declaring so many times too much is worth a hint."""
 
-WITHOUT_EFFECT = frozenset(
+HOW_LONG = frozenset(
     (
         *("epochs", "epoch", "n_epochs", "num_epochs", "max_epochs", "train_epochs", "num_train_epochs"),
-        *(
-            "steps",
-            "max_steps",
-            "total_steps",
-            "train_steps",
-            "max_train_steps",
-            "iterations",
-            "iters",
-            "max_iters",
-            "num_iters",
-            "max_iterations",
-        ),
+        *("steps", "max_steps", "total_steps", "train_steps", "max_train_steps"),
+        *("iterations", "iters", "max_iters", "num_iters", "max_iterations", "patience"),
+    )
+)
+"""Parameters that say how long is trained."""
+HOW_FAST = frozenset(
+    (
         *("lr", "learning_rate", "base_lr", "max_lr", "min_lr", "lr_decay", "weight_decay", "wd"),
         *("warmup", "warmup_steps", "warmup_ratio", "warmup_epochs"),
-        *("grad_clip", "clip_norm", "max_grad_norm", "label_smoothing", "patience", "trial", "seed"),
+        *("grad_clip", "clip_norm", "max_grad_norm", "label_smoothing", "trial", "seed"),
         *("log_every", "eval_every", "save_every", "log_interval", "eval_interval", "save_interval"),
     )
 )
+"""Parameters that change neither how much is computed nor with how much memory."""
+WITHOUT_EFFECT = HOW_LONG | HOW_FAST
 """Parameters that say how long or how fast is trained, not with how much memory (last part of a dotted name)."""
 
 
@@ -244,7 +241,12 @@ def used_of(row: Mapping[str, Any], matters: Collection[str] | None = None) -> U
 def _matters(name: str, matters: Collection[str] | None) -> bool:
     if matters is not None:
         return name in matters
-    return re.split(r"[./]", name)[-1].lower().replace("-", "_") not in WITHOUT_EFFECT
+    return last_part(name) not in WITHOUT_EFFECT
+
+
+def last_part(name: str) -> str:
+    """Of a parameter's dotted name, in one spelling: ``trainer.max-epochs`` is ``max_epochs``."""
+    return re.split(r"[./]", name)[-1].lower().replace("-", "_")
 
 
 def _rounded(mb: int) -> int:

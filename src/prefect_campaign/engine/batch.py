@@ -5,6 +5,8 @@ from itertools import islice
 from typing import Any
 
 from prefect_campaign.engine.attempts import run_dir_of
+from prefect_campaign.engine.durations import Times
+from prefect_campaign.engine.hosts import Hosts
 from prefect_campaign.engine.outcomes import INTERRUPTED, LAUNCH_FAILED, QUEUE_FULL, RetryRules
 from prefect_campaign.ledger import batches, queries
 from prefect_campaign.ledger.campaigns import CampaignRow
@@ -58,13 +60,17 @@ class Batch:
         campaign: the spec.
         row: the round.
         stage: whose experiments may start; None: none at all.
+        hosts: how fast they are.
     """
 
-    def __init__(self, ledger: Ledger, home: Home, campaign: Campaign, row: CampaignRow, stage: str | None) -> None:
+    def __init__(
+        self, ledger: Ledger, home: Home, campaign: Campaign, row: CampaignRow, stage: str | None, hosts: Hosts
+    ) -> None:
         self._ledger = ledger
         self._home = home
         self._campaign = campaign
         self._row = row
+        self._times = Times(campaign, hosts)
         self.stage = stage
         self.views: dict[str, ExperimentView] = {}
         """Of all stages: an attempt that runs holds a device, whatever stage it belongs to."""
@@ -90,6 +96,7 @@ class Batch:
             self.leased = batches.leased(reader, self._row.id)
             reopened = batches.reopened_at(reader, self._row.id)
             self.hours = batches.hours_used(reader, self._row.id) * self._devices
+            self._times.load(reader, self._row.id)
         self.views = {v.exp_id: v for v in views}
         self.waiting = {v.exp_id: v for v in views if v.state in WAITING and self.mine(v.exp_id)}
         self.retry_at = {c["exp_id"]: c["retry_at"] for c in columns if c["retry_at"]}
@@ -125,6 +132,11 @@ class Batch:
         """The attempt as a fix changed it, as stored; None if it is to run as planned."""
         stored = self._healed.get(exp_id)
         return stored if stored and stored["attempt"] == attempt else None
+
+    def expected_seconds(self, exp_id: str) -> float | None:
+        """How long its next attempt is expected to take on the reference host; None if nobody knows."""
+        view = self.views[exp_id]
+        return self._times.expected(view, self.healed(exp_id, view.attempt + 1))
 
     def fixes(self, exp_id: str) -> list[FixRecord]:
         """What was tried, oldest first."""
@@ -173,6 +185,7 @@ class Batch:
         self.views[spec.exp_id] = view
         busy = outcome.ended_at - outcome.started_at if outcome.started_at else 0.0
         self.hours += busy / 3600 * self._devices
+        self._times.ended(view, spec, outcome)
         tries = self._tries[spec.exp_id]
         if outcome.diagnosis:
             tries.add(outcome.diagnosis.signature, outcome.started_at, outcome.ended_at)

@@ -55,8 +55,8 @@ class Dispatcher:
         self._hold = hold
         self._campaign = campaign
         self._row = row
-        self._batch = Batch(hold.ledger, home, campaign, row, stage)
         self._hosts = Hosts(launcher, campaign.policy.max_parallel, hold.ledger)
+        self._batch = Batch(hold.ledger, home, campaign, row, stage, self._hosts)
         self._prober = Prober(hold, home, campaign, row, self._hosts, launcher)
         self._vram = Vram(hold, campaign, row, self._hosts, self._batch, self._prober)
         self._planner = Planner(hold.ledger, home, campaign, row, self._hosts, self._batch, self._vram, self._prober)

@@ -34,7 +34,6 @@ OTHERS = "another campaign's "
 """No exp_id has a space in it."""
 OFFERED = 64
 """So many of the experiments that wait for GPUs are tried to be placed at once."""
-
 TELL_SECONDS = 5.0
 """How often people are told anew why experiments wait, at most."""
 
@@ -225,7 +224,7 @@ class Planner:
     def _demand(self, exp_id: str, left: Sequence[HostRoom], *, probed: bool) -> tuple[Demand, str | None]:
         """What it wants, and whose word its memory is; `_probes` says how much a probe gets."""
         wanted, view = self._campaign.resources, self._batch.waiting[exp_id]
-        seconds = wanted.expected_minutes * 60 if wanted.expected_minutes else None
+        seconds = self._batch.expected_seconds(exp_id)
         demand = Demand(exp_id, gpus=wanted.gpus, waiting_since=view.updated_at, seconds=seconds)
         if not self.wants_gpus:
             return demand, None
@@ -256,7 +255,8 @@ class Planner:
         if self._hosts.queue(place.host):  # it gives whole GPUs
             demand, source = replace(demand, vram_mb=None), None
         gpus = place.devices if self.wants_gpus and not self._hosts.queue(place.host) else ()
-        wall = wall_minutes(spec.time_minutes, demand.seconds)
+        # A scheduler would kill what takes longer than was learned: for that the user's own number is asked alone.
+        wall = wall_minutes(spec.time_minutes, self._campaign.resources.expected_seconds)
         spec = replace(spec, host=place.host, gpus=gpus, vram_mb=demand.vram_mb, wall_minutes=wall)
         return Intent(
             spec,

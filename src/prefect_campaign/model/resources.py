@@ -81,7 +81,9 @@ class Resources(Model):
     shm_mb: int | None = Field(default=None, ge=1, description="MiB of shared memory, where a container limits it.")
     disk_mb: int | None = Field(default=None, ge=1, description="MiB of disk, where a queue or a container limits it.")
     time_minutes: float | None = Field(default=None, gt=0, description="An attempt that runs longer is stopped.")
-    expected_minutes: float | None = Field(default=None, gt=0, description="Of a full experiment, where known.")
+    expected_minutes: float | None = Field(
+        default=None, gt=0, description="Of a full experiment; where GPUs are placed, default: as earlier ones took."
+    )
 
     @field_validator("probe", mode="before")
     @classmethod
@@ -93,6 +95,11 @@ class Resources(Model):
     def declared_mb(self) -> int | None:
         """The user's own number of MiB per GPU, if there is one."""
         return None if self.vram_mb == "auto" else self.vram_mb
+
+    @property
+    def expected_seconds(self) -> float | None:
+        """The user's own number for how long a full experiment takes, if there is one."""
+        return None if self.expected_minutes is None else self.expected_minutes * 60
 
     @model_validator(mode="after")
     def _for_gpus(self) -> Self:

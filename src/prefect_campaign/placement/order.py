@@ -16,17 +16,24 @@ def age(demand: Demand) -> float:
     return demand.waiting_since // AGE_SECONDS
 
 
-def order(hosts: Sequence[HostRoom], rules: Rules) -> Callable[[Demand], tuple[float, float, int]]:
+def order(
+    hosts: Sequence[HostRoom], rules: Rules, demands: Sequence[Demand]
+) -> Callable[[Demand], tuple[float, float, int]]:
     """A sort key: the age, the size, and nothing else, so that equal demands keep the order of their plan.
 
     One experiment a GPU: the widest first, then the longest; durations within a factor of two count as equal. With
     sharing: by duration^1.5 x memory x width^0.75, found by trying (bench/packing.py), the more so the fewer GPUs are
     large enough; sizes within a tenth count as equal.
 
+    Who may take any time counts as the longest: it is known sooner then how long such ones take, and what turns out
+    to be long has not waited for the end.
+
     Args:
         hosts: with the sizes of their GPUs.
         rules: whether GPUs are shared.
+        demands: all that are to be sorted.
     """
+    longest = max((d.seconds for d in demands if d.seconds is not None), default=1.0)
     sizes = sorted(size for host in hosts for size in host.sizes)
     largest = float(sizes[-1]) if sizes else 1.0
     known: dict[int | None, float] = {None: math.log2(largest)}
@@ -40,12 +47,12 @@ def order(hosts: Sequence[HostRoom], rules: Rules) -> Callable[[Demand], tuple[f
         return found
 
     def alone(demand: Demand) -> tuple[float, float, int]:
-        return (age(demand), -demand.gpus, -math.frexp(demand.seconds or 0.0)[1])
+        return (age(demand), -demand.gpus, -math.frexp(longest if demand.seconds is None else demand.seconds)[1])
 
     def shared(demand: Demand) -> tuple[float, float, int]:
         if not demand.gpus:
             return alone(demand)
-        seconds = math.log2(max(demand.seconds or 1.0, 1.0))
+        seconds = math.log2(max(longest if demand.seconds is None else demand.seconds, 1.0))
         size = 1.5 * seconds + memory(demand.vram_mb) + 0.75 * math.log2(demand.gpus)
         return (age(demand), -round(8 * size), 0)
 

@@ -54,7 +54,7 @@ def place(
             later[demand.exp_id] = demand
         else:
             due.append(demand)
-    due.sort(key=order(left, rules))
+    due.sort(key=order(left, rules, due))
     assignments, waiting, kept = _assign(due, left, now)
     if not waiting and not later:
         return Placement(tuple(assignments), {}, "")

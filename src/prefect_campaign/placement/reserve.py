@@ -14,6 +14,9 @@ from prefect_campaign.placement.demand import Demand
 from prefect_campaign.placement.order import age
 from prefect_campaign.placement.room import GpuRoom, HostRoom, needed_mb
 
+LATE_SECONDS = 4 * 3600.0
+"""Who should have ended so long ago may take any time. Much sooner GPUs would be lost to those who would pass."""
+
 
 @dataclass
 class Kept:
@@ -109,7 +112,7 @@ def keep(hosts: Sequence[HostRoom], demand: Demand, now: float) -> Kept | None:
     for place, one in enumerate(coming):
         beside = share and place < demand.gpus
         kept.slack[one.gpu.uuid] = (
-            _free_at(one.gpu, max(one.at, at) if not unknown else one.at) - need if beside else -1
+            _free_at(one.gpu, max(one.at, at) if not unknown else one.at, now) - need if beside else -1
         )
     return kept
 
@@ -144,12 +147,17 @@ def _takes_at(gpu: GpuRoom, need: int, *, whole: bool, share: bool, now: float) 
         return None
     free, left, exclusive = gpu.free, gpu.leases, gpu.exclusive
     at = now
-    for end, mb, alone in sorted(gpu.ends):
+    for end, mb, alone in sorted((_end(end, now), mb, alone) for end, mb, alone in gpu.ends):
         if free >= need and (not left or (share and not whole and not exclusive)):
             break
         free, left, exclusive, at = free + mb, left - 1, exclusive - alone, max(at, end)
     return at if free >= need else None
 
 
-def _free_at(gpu: GpuRoom, at: float) -> int:
-    return gpu.free + sum(mb for end, mb, _ in gpu.ends if end <= at)
+def _free_at(gpu: GpuRoom, at: float, now: float) -> int:
+    return gpu.free + sum(mb for end, mb, _ in gpu.ends if _end(end, now) <= at)
+
+
+def _end(until: float, now: float) -> float:
+    """When a lease will end; nobody knows when that is late by much: GPUs are not kept idle for what may hang."""
+    return until if until > now - LATE_SECONDS else math.inf

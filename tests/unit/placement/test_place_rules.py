@@ -231,3 +231,14 @@ def test_entries_that_mean_nothing_are_named() -> None:
     rules = Rules(reserve=frozenset({"0", "9", "GPU-typo"}), avoid=("h", "x:1", "*A100*", "*H100*"))
     assert unmatched(rules, [host("h")]) == ["reserve: 9", "reserve: GPU-typo", "avoid: x:1", "avoid: *H100*"]
     assert unmatched(rules, [host("h"), host("k", problem="unreachable")]) == []
+
+
+@pytest.mark.parametrize("rules", [ALONE, SHARE])
+def test_who_may_take_any_time_counts_as_the_longest(rules: Rules) -> None:
+    demands = [Demand("short", 1, 30_000, seconds=60.0), Demand("long", 1, 30_000, seconds=9_000.0)]
+    demands.insert(1, Demand("unknown", 1, 30_000))
+    hosts = [host("h", 1)]
+    first = got(place(demands, hosts, [], rules, 100.0))
+    second = got(place(demands[:1] + demands[2:], hosts, [], rules, 100.0))
+    assert next(iter(first)) == "unknown"
+    assert next(iter(second)) == "long"

@@ -8,6 +8,7 @@ from unit.placement.placement_lab import foreign, got, gpu, host, lease, whole
 
 from prefect_campaign.placement.demand import Demand, Held, Rules
 from prefect_campaign.placement.place import place
+from prefect_campaign.placement.reserve import LATE_SECONDS
 
 SHARE = Rules(share=True)
 LASTING = 1000.0, 2100.0
@@ -185,3 +186,12 @@ def test_reasons_say_for_whom_gpus_are_kept() -> None:
     placement = place([whole("wide", 2), whole("long", seconds=5_000.0)], [host("h")], held, Rules(), 0.0)
     assert placement.reasons["wide"].endswith("GPUs of h are kept for it")
     assert placement.reasons["long"] == "waits: needs 1 whole GPU; h: 1 free, kept for wide, which goes first"
+
+
+@pytest.mark.parametrize(("late", "passes"), [(LATE_SECONDS - 1, False), (LATE_SECONDS + 1, True)])
+def test_gpus_are_not_kept_idle_for_ever_behind_one_that_is_late(late: float, passes: bool) -> None:
+    now = 1_000_000.0
+    held = [Held("h", "GPU-h-0", "x", None, until=now - late)]
+    demands = [whole("wide", 2, waiting_since=now), whole("narrow", 1, waiting_since=now, seconds=60.0)]
+    placed = got(place(demands, [host("h", 2)], held, Rules(), now))
+    assert ("narrow" in placed) is passes
