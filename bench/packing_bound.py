@@ -23,6 +23,11 @@ p <= G / 2 let z(w) = 0 if w < p, 1 if w > G - p, else w / G. At every moment th
 most 1: one with w > G - p leaves less than p, so all others count 0; without such a one the sum is at most G / G. So
 sum_j x_j seconds_j z(gpus_j) <= H T for the H hosts of that kind.
 
+Other weights that are known for bin packing (those of Fekete and Schepers, and of Carlier, Clautiaux and Moukrim, with
+M - 0.2 t as the size of the bin) are valid too, but raised the bound of none of the benchmark's traces: there is enough
+that is small. What the bound does not see is that experiments which start together do not end together, and that a wide
+one needs room on several GPUs at the same moment. tests/unit/bench holds it against all schedules of small traces.
+
 The bound is the least T for which some shares x fulfil all these inequalities (a linear programme: every schedule of
 length T gives such shares, so no schedule is shorter), and no less than the longest experiment.
 """

@@ -26,9 +26,9 @@ from prefect_campaign.ledger.waits import Wait
 from prefect_campaign.model.records import AttemptSpec, ExperimentView
 from prefect_campaign.model.spec import Campaign
 from prefect_campaign.model.states import ExperimentState
-from prefect_campaign.placement.demand import Assignment, Demand, Rules
+from prefect_campaign.placement.demand import Assignment, Demand, Rules, needed_mb
 from prefect_campaign.placement.place import place
-from prefect_campaign.placement.room import HostRoom, needed_mb, rooms, unmatched
+from prefect_campaign.placement.room import HostRoom, rooms, unmatched
 
 OTHERS = "another campaign's "
 """No exp_id has a space in it."""

@@ -3,6 +3,14 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+AGE_SECONDS = 3600.0
+"""Who began to wait in an earlier span of this length goes first, whatever its size."""
+
+
+def needed_mb(vram_mb: int | None) -> int:
+    """MiB that must be free for an estimate of `vram_mb`: 1.2 times as much, rounded up; 0 for a whole GPU."""
+    return 0 if vram_mb is None else -(-6 * max(vram_mb, 0) // 5)
+
 
 @dataclass(frozen=True)
 class Demand:
@@ -20,6 +28,11 @@ class Demand:
     """Expected duration on the reference host, if known."""
     avoid: frozenset[tuple[str, str]] = frozenset()
     """(host, device) or (host, "*") that it must not get, for example after a failed preflight."""
+
+    @property
+    def age(self) -> float:
+        """Its place in the queue by age; less is older."""
+        return self.waiting_since // AGE_SECONDS
 
 
 @dataclass(frozen=True)

@@ -6,15 +6,19 @@ one among equals. With `Rules.share` and more demands than GPUs, the fullest GPU
 """
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from types import MappingProxyType
 
 from prefect_campaign.model.devices import HostView
-from prefect_campaign.placement.demand import Assignment, Demand, Held, Placement, Rules
+from prefect_campaign.placement.demand import Assignment, Demand, Held, Placement, Rules, needed_mb
+from prefect_campaign.placement.gpu_room import GpuRoom
 from prefect_campaign.placement.order import order
 from prefect_campaign.placement.reasons import Reasons, Shape, summary
-from prefect_campaign.placement.reserve import Keeper, Kept
-from prefect_campaign.placement.room import GpuRoom, HostRoom, needed_mb, rooms
+from prefect_campaign.placement.reserve import Keeper
+from prefect_campaign.placement.room import HostRoom, rooms
 
+LATE_SECONDS = 4 * 3600.0
+"""Who should have ended so long ago may take any time. Much sooner GPUs would be lost to those who would pass."""
 NOTHING_MORE: Mapping[tuple[str, str], int] = MappingProxyType({})
 
 
@@ -42,7 +46,7 @@ def place(
     Raises:
         Refused: two hosts have the same name.
     """
-    left = rooms(hosts, held, rules, extra)
+    left = rooms(hosts, [_dated(lease, now) for lease in held], rules, extra)
     due: list[Demand] = []
     later: dict[str, Demand] = {}
     known: set[str] = set()
@@ -54,7 +58,7 @@ def place(
             later[demand.exp_id] = demand
         else:
             due.append(demand)
-    due.sort(key=order(left, rules, due))
+    due.sort(key=order([size for host in left for size in host.sizes], rules, due))
     assignments, waiting, kept = _assign(due, left, now)
     if not waiting and not later:
         return Placement(tuple(assignments), {}, "")
@@ -74,8 +78,8 @@ def place(
 
 def _assign(
     due: Sequence[Demand], left: Sequence[HostRoom], now: float
-) -> tuple[list[Assignment], list[Demand], dict[str, Kept]]:
-    """Whoever fits, in that order; who waits; and what is kept for the first of those, by host."""
+) -> tuple[list[Assignment], list[Demand], dict[str, str]]:
+    """Whoever fits, in that order; who waits; and whose GPUs are booked on which host."""
     found: list[Assignment] = []
     waiting: list[Demand] = []
     keeper = Keeper(left, now)
@@ -89,7 +93,7 @@ def _assign(
             else:
                 found.append(Assignment(demand.exp_id, host_and_slot[0], (host_and_slot[1],)))
             continue
-        choice = _seek(demand, left, keeper.kept, packed, now)
+        choice = _seek(demand, left, packed, now)
         if choice is None:
             queued = slots.take(demand, queues_only=True)
             if queued is not None:
@@ -99,16 +103,12 @@ def _assign(
             keeper.keep(demand)
             continue
         host, gpus = choice
-        if host.name in keeper.kept:
-            keeper.kept[host.name].take(gpus, demand, now)
         host.take(demand, gpus, now)
         found.append(Assignment(demand.exp_id, host.name, tuple(g.uuid for g in gpus)))
     return found, waiting, keeper.kept
 
 
-def _seek(
-    demand: Demand, left: Sequence[HostRoom], kept: Mapping[str, Kept], packed: bool, now: float
-) -> tuple[HostRoom, list[GpuRoom]] | None:
+def _seek(demand: Demand, left: Sequence[HostRoom], packed: bool, now: float) -> tuple[HostRoom, list[GpuRoom]] | None:
     """The best host that has all its GPUs, and which."""
     width, need = demand.gpus, needed_mb(demand.vram_mb)
     fitting = [h for h in left if len(h.most_free) >= width and h.most_free[width - 1] >= need]
@@ -116,7 +116,7 @@ def _seek(
         fitting.sort(key=lambda h: (h.load, h.factor))
     best: tuple[int, HostRoom, list[GpuRoom]] | None = None
     for host in fitting:
-        gpus = _on(host, demand, need, kept.get(host.name), packed, now)
+        gpus = _on(host, demand, need, packed, now)
         if gpus is None:
             continue
         foreign = sum(g.foreign for g in gpus) if host.foreign else 0
@@ -127,14 +127,15 @@ def _seek(
     return best[1:] if best else None
 
 
-def _on(host: HostRoom, demand: Demand, need: int, kept: Kept | None, packed: bool, now: float) -> list[GpuRoom] | None:
+def _on(host: HostRoom, demand: Demand, need: int, packed: bool, now: float) -> list[GpuRoom] | None:
     """Its GPUs on that host, in the order of their index; None if there are too few."""
     whole, share, width = demand.vram_mb is None, host.share, demand.gpus
     gpus = [g for g in host.gpus if g.takes(need, whole, share)]
     if demand.avoid:
         gpus = [g for g in gpus if demand.avoid.isdisjoint(((host.name, g.uuid), (host.name, "*")))]
-    if kept is not None:
-        gpus = [g for g in gpus if kept.allows(g, demand, now)]
+    if any(g.bookings for g in gpus):
+        wish = host.wish(demand)
+        gpus = [g for g in gpus if g.allows(wish, now)]
     if len(gpus) < width:
         return None
     if packed and share:
@@ -149,6 +150,12 @@ def _on(host: HostRoom, demand: Demand, need: int, kept: Kept | None, packed: bo
         if len(gpus) < width:
             return None
     return sorted(gpus[:width], key=lambda g: g.index)
+
+
+def _dated(lease: Held, now: float) -> Held:
+    """The lease; where it is late by much, nobody knows its end any more: GPUs are not kept idle for what may hang."""
+    late = lease.until is not None and lease.until <= now - LATE_SECONDS
+    return replace(lease, until=None) if late else lease
 
 
 class _Slots:

@@ -4,9 +4,8 @@ import re
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 
-from prefect_campaign.placement.demand import Demand
-from prefect_campaign.placement.reserve import Kept
-from prefect_campaign.placement.room import HostRoom, count_of, needed_mb
+from prefect_campaign.placement.demand import Demand, needed_mb
+from prefect_campaign.placement.room import HostRoom, count_of
 
 MOST_HOSTS = 8
 MOST_SHAPES = 3
@@ -40,7 +39,7 @@ class Reasons(Mapping[str, str]):
         shapes: Mapping[str, Shape],
         later: Mapping[str, Demand],
         left: Sequence[HostRoom],
-        kept: Mapping[str, Kept],
+        kept: Mapping[str, str],
         now: float,
     ) -> None:
         self._shapes = shapes
@@ -55,7 +54,7 @@ class Reasons(Mapping[str, str]):
             return f"waits: its retry may start in {self._later[exp_id].not_before - self._now:.0f} s"
         if not shape.text:
             shape.text = _never(shape, self._left) if shape.never else _waits(shape, self._left, self._kept)
-        mine = next((kept.host.name for kept in self._kept.values() if kept.demand.exp_id == exp_id), None)
+        mine = self._kept.get(exp_id)
         return f"{shape.text}; GPUs of {mine} are kept for it" if mine else shape.text
 
     def __iter__(self) -> Iterator[str]:
@@ -96,7 +95,7 @@ def _brief(shape: Shape, left: Sequence[HostRoom]) -> str:
     return f"a free slot ({slots} in all, {taken} leased)"
 
 
-def _waits(shape: Shape, left: Sequence[HostRoom], kept: Mapping[str, Kept]) -> str:
+def _waits(shape: Shape, left: Sequence[HostRoom], kept: Mapping[str, str]) -> str:
     if not left:
         return f"waits: needs {shape.wish}; no host is known"
     alike: dict[str, list[str]] = {}
@@ -114,7 +113,7 @@ def _names(hosts: Sequence[str]) -> str:
     return f"{shown} and {len(hosts) - MOST_HOSTS} more" if len(hosts) > MOST_HOSTS else shown
 
 
-def _on(shape: Shape, host: HostRoom, kept: Mapping[str, Kept]) -> str:
+def _on(shape: Shape, host: HostRoom, kept: Mapping[str, str]) -> str:
     """What the host has for it now."""
     demand = shape.demand
     problem = host.problem if demand.gpus else host.away
@@ -147,8 +146,9 @@ def _on(shape: Shape, host: HostRoom, kept: Mapping[str, Kept]) -> str:
         fit -= back
         why["kept free for people"] += back
     why.update(host.closed)
-    if fit >= demand.gpus and host.name in kept:
-        return f"{fit} free, kept for {kept[host.name].demand.exp_id}, which goes first"
+    first = next((exp_id for exp_id, name in kept.items() if name == host.name), None)
+    if fit >= demand.gpus and first:
+        return f"{fit} free, kept for {first}, which goes first"
     if most:
         why[f"with at most {gb(most)} free"] = why.pop("with too little free")
     found = f"{fit or 'none'} of {count_of(len(host.gpus) + host.closed.total(), 'GPU')}"

@@ -7,52 +7,8 @@ from fnmatch import fnmatchcase
 
 from prefect_campaign.model.devices import Gpu, HostView
 from prefect_campaign.model.errors import Refused
-from prefect_campaign.placement.demand import Demand, Held, Rules
-
-HIDDEN_MB = 1024
-"""What driver and display may use on an empty GPU without a process that shows it; or 1/32 of a big one's memory."""
-
-
-def needed_mb(vram_mb: int | None) -> int:
-    """MiB that must be free for an estimate of `vram_mb`: 1.2 times as much, rounded up; 0 for a whole GPU."""
-    return 0 if vram_mb is None else -(-6 * max(vram_mb, 0) // 5)
-
-
-class GpuRoom:
-    """One GPU that may be used, and what is still free on it; changes with every assignment."""
-
-    __slots__ = ("ends", "exclusive", "foreign", "free", "index", "leases", "total", "uuid")
-
-    def __init__(self, gpu: Gpu, held: Sequence[Held], extra: int) -> None:
-        self.uuid = gpu.uuid
-        self.index = gpu.index
-        self.total = gpu.total_mb
-        self.free = gpu.total_mb - gpu.used_mb - max(extra, 0)
-        self.leases = len(held)
-        self.exclusive = 0
-        """Leases that allow nobody beside them."""
-        self.foreign = _foreign(gpu, bool(held))
-        self.ends: list[tuple[float, int, bool]] = []
-        """Of each lease: expected end (infinite if unknown), memory that comes free then, whether exclusive."""
-        for lease in held:
-            vram = lease.vram_mb or 0
-            alone = lease.vram_mb is None or not lease.shared
-            self.free -= max(0, vram - lease.seen_mb)
-            self.exclusive += alone
-            self.ends.append((math.inf if lease.until is None else lease.until, max(vram, lease.seen_mb), alone))
-
-    def lease(self, vram_mb: int | None, until: float, alone: bool) -> None:
-        """Somebody gets it, or `vram_mb` of it."""
-        self.free -= vram_mb or 0
-        self.leases += 1
-        self.exclusive += alone
-        self.ends.append((until, vram_mb or 0, alone))
-
-    def takes(self, need: int, whole: bool, share: bool) -> bool:
-        """Whether one with that need may start on it now."""
-        if self.leases and (whole or not share or self.exclusive):
-            return False
-        return self.free >= need and not (whole and self.foreign)
+from prefect_campaign.placement.demand import Demand, Held, Rules, needed_mb
+from prefect_campaign.placement.gpu_room import GpuRoom, Wish
 
 
 class HostRoom:
@@ -147,12 +103,18 @@ class HostRoom:
                 return slot
         return None
 
+    def wish(self, demand: Demand) -> Wish:
+        """What the demand wants of each GPU here."""
+        alone = not self.share or demand.vram_mb is None
+        seconds = math.inf if demand.seconds is None else demand.seconds * self.factor
+        return Wish(demand, needed_mb(demand.vram_mb), alone, seconds)
+
     def take(self, demand: Demand, gpus: Sequence[GpuRoom], now: float) -> None:
         """The demand gets these GPUs."""
-        until = math.inf if demand.seconds is None else now + demand.seconds * self.factor
+        wish = self.wish(demand)
         for gpu in gpus:
             self.busy += not gpu.leases
-            gpu.lease(demand.vram_mb, until, alone=not self.share or demand.vram_mb is None)
+            gpu.lease(demand.vram_mb, now + wish.seconds, wish.alone)
         self.leased += len(gpus)
         self.count()
 
@@ -230,18 +192,3 @@ def _is_avoided(gpu: Gpu, view: HostView, avoid: Sequence[str]) -> bool:
     exact = (view.host, f"{view.host}:{gpu.named}", gpu.uuid)
     name = gpu.name.lower()
     return any(entry in exact or fnmatchcase(name, entry.lower()) for entry in avoid)
-
-
-def _foreign(gpu: Gpu, leased: bool) -> bool:
-    """Whether somebody else computes on it."""
-    if any(not p.graphics and p.run_dir is None for p in gpu.processes):
-        return True
-    if leased:
-        return False
-    # An attempt that no lease speaks of belongs to another ledger, or has only just ended: either way not free yet.
-    if any(not p.graphics for p in gpu.processes):
-        return True
-    # Inside a container the driver shows memory in use, but not by whom.
-    shown = sum(p.used_mb or 0 for p in gpu.processes)
-    unknown = any(p.used_mb is None for p in gpu.processes)
-    return not unknown and gpu.used_mb - shown > max(HIDDEN_MB, gpu.total_mb // 32)

@@ -7,8 +7,7 @@ import pytest
 from unit.placement.placement_lab import foreign, got, gpu, host, lease, whole
 
 from prefect_campaign.placement.demand import Demand, Held, Rules
-from prefect_campaign.placement.place import place
-from prefect_campaign.placement.reserve import LATE_SECONDS
+from prefect_campaign.placement.place import LATE_SECONDS, place
 
 SHARE = Rules(share=True)
 LASTING = 1000.0, 2100.0
