@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from prefect_campaign.decide.durations import Durations, Work
+from prefect_campaign.decide.estimate import SAFETY, wall_minutes
 from prefect_campaign.engine.hosts import Hosts
 from prefect_campaign.engine.memory import same_command
 from prefect_campaign.ledger import durations
@@ -15,7 +16,7 @@ from prefect_campaign.model.states import AttemptState
 
 
 class Times:
-    """Learns durations from the attempts of all rounds of a campaign; of slots, which nobody books, it learns nothing.
+    """Learns durations from the attempts of all rounds of a campaign, for GPUs that are booked and wall times asked.
 
     What an experiment took is summed over its attempts, for a later one may have gone on from a checkpoint.
 
@@ -28,7 +29,7 @@ class Times:
         self._campaign = campaign
         self._hosts = hosts
         self._said = campaign.resources.expected_seconds
-        self._learns = campaign.resources.gpus > 0 and self._said is None
+        self._learns = (campaign.resources.gpus > 0 or hosts.queues) and self._said is None
         self._known = Durations()
         self._spent: dict[str, float] = {}
         """exp_id -> seconds that its attempts have taken so far, on the reference host."""
@@ -72,4 +73,19 @@ class Times:
         return self._known.expected(Work(view.stage, view.method, view.dataset, params, changes))
 
     def _on_reference(self, host: str | None, seconds: float) -> float:
-        return seconds / next((v.factor for v in self._hosts.views if v.host == host), 1.0)
+        return seconds / self._hosts.factor(host)
+
+
+def wall_asked(campaign: Campaign, spec: AttemptSpec, seconds: float | None, factor: float) -> int:
+    """Minutes that a scheduler is asked for; after a time limit that was too short never less than the fix says.
+
+    Args:
+        campaign: the spec.
+        spec: the attempt, perhaps as a fix changed it.
+        seconds: expected on the reference host; None if nobody knows.
+        factor: how long it takes there / on the reference host.
+    """
+    expected = campaign.resources.expected_seconds
+    if expected is None and seconds is not None:
+        expected = SAFETY * seconds * factor
+    return max(wall_minutes(spec.time_minutes, expected), spec.wall_minutes or 0)

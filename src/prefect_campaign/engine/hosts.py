@@ -126,6 +126,15 @@ class Hosts:
         """Whether it is a scheduler's queue, which has nodes of its own."""
         return any(v.queue for v in self.views if v.host == host)
 
+    def factor(self, host: str | None) -> float:
+        """How long an experiment takes there / on the reference host."""
+        return next((v.factor for v in self.views if v.host == host), 1.0)
+
+    @property
+    def queues(self) -> bool:
+        """Whether there are schedulers, which must be told how long a job may run."""
+        return isinstance(self._launcher, Fleet) and bool(self._launcher.queues)
+
     def launcher(self, host: str) -> str:
         """Name of the launcher of a host."""
         return next(v.launcher for v in self.views if v.host == host)

@@ -7,10 +7,10 @@ from sqlalchemy import Connection
 
 from prefect_campaign.decide.compare import is_baseline
 from prefect_campaign.decide.early_stop import groups_to_stop
-from prefect_campaign.decide.estimate import wall_minutes
 from prefect_campaign.decide.vram import USER, Estimate, Shape
 from prefect_campaign.engine.attempts import first_spec, spec_from
 from prefect_campaign.engine.batch import Batch
+from prefect_campaign.engine.durations import wall_asked
 from prefect_campaign.engine.hosts import FRESH_SECONDS, Hosts
 from prefect_campaign.engine.origin import Origin
 from prefect_campaign.engine.preflight import busy, tenants
@@ -255,8 +255,7 @@ class Planner:
         if self._hosts.queue(place.host):  # it gives whole GPUs
             demand, source = replace(demand, vram_mb=None), None
         gpus = place.devices if self.wants_gpus and not self._hosts.queue(place.host) else ()
-        # A scheduler would kill what takes longer than was learned: for that the user's own number is asked alone.
-        wall = wall_minutes(spec.time_minutes, self._campaign.resources.expected_seconds)
+        wall = wall_asked(self._campaign, spec, demand.seconds, self._hosts.factor(place.host))
         spec = replace(spec, host=place.host, gpus=gpus, vram_mb=demand.vram_mb, wall_minutes=wall)
         return Intent(
             spec,
@@ -271,8 +270,7 @@ class Planner:
         )
 
     def _expected_end(self, host: str, seconds: float | None) -> float | None:
-        factor = next((v.factor for v in self._hosts.views if v.host == host), 1.0)
-        return None if seconds is None else self._ledger.clock() + seconds * factor
+        return None if seconds is None else self._ledger.clock() + seconds * self._hosts.factor(host)
 
     def _hopeless(self) -> list[Move]:
         if self._batch.stage != self._campaign.full.name or not self._batch.waiting:

@@ -9,7 +9,9 @@ import pytest
 from contract.engine.lab import REPORT, tick_until, until
 from contract.engine.waiting_queue import HOST, WaitingQueue, queued, specs_of
 
+from prefect_campaign import Sweep
 from prefect_campaign.engine import away
+from prefect_campaign.heal.fixes import MORE_TIME
 from prefect_campaign.launch.fleet import Fleet
 from prefect_campaign.launch.local import LocalLauncher
 from prefect_campaign.launch.process import host_name
@@ -197,7 +199,7 @@ async def test_time_in_the_queue_is_neither_a_hang_nor_counted_by_the_time_limit
 @pytest.mark.parametrize(
     ("state", "signature", "attempt_state", "next_state"),
     [
-        ("TIMEOUT", "timeout", "failed", "failed"),
+        ("TIMEOUT", "timeout", "failed", "launching"),
         ("OUT_OF_MEMORY", "host_oom", "failed", "failed"),
         ("NODE_FAIL", "node_failure", "failed", "launching"),
         ("PREEMPTED", "preempted", "failed", "launching"),
@@ -216,6 +218,41 @@ async def test_how_the_scheduler_says_that_it_ended_decides(
         assert lab.rows(t.attempts)[0]["signature"] == signature
         queue.answers.clear()
         await tick_until(dispatcher, lambda: lab.states == [next_state])
+
+
+async def test_an_estimated_time_limit_that_was_too_short_is_raised(tmp_path: Path) -> None:
+    lab, queue = queued(tmp_path, 1, resources={"expected_minutes": 30}), WaitingQueue()
+    queue.answers[lab.only.exp_id] = Observation("gone", scheduler_state="TIMEOUT", started_at=1.0)
+    async with lab.open(Fleet({HOST: queue})) as dispatcher:
+        await dispatcher.adopt()
+        await tick_until(dispatcher, lambda: lab.states == ["failed"])
+    assert [spec.wall_minutes for spec in specs_of(queue)] == [60, 720, 1440]
+    assert {a["fix"] for a in lab.rows(t.attempts)[:-1]} == {MORE_TIME}
+    assert lab.only.comparable
+
+
+async def test_the_users_own_time_limit_is_final(tmp_path: Path) -> None:
+    lab, queue = queued(tmp_path, 1, resources={"time_minutes": 30}), WaitingQueue()
+    queue.answers[lab.only.exp_id] = Observation("gone", scheduler_state="TIMEOUT", started_at=1.0)
+    async with lab.open(Fleet({HOST: queue})) as dispatcher:
+        await dispatcher.adopt()
+        await tick_until(dispatcher, lambda: lab.states == ["failed"])
+    assert [spec.wall_minutes for spec in specs_of(queue)] == [30]
+
+
+async def test_a_scheduler_is_asked_for_as_much_time_as_others_took(tmp_path: Path) -> None:
+    """At least an hour; 12 hours where nobody knows."""
+    script = f"until [ -e {tmp_path}/go ]; do sleep 0.02; done\n{REPORT}"
+    lab = queued(tmp_path, 2, script=script, sweep=Sweep.grid(x=[0], seed=[0, 1]))
+    queue = WaitingQueue(slots=1)
+    async with lab.open(Fleet({HOST: queue})) as dispatcher:
+        await dispatcher.adopt()
+        await dispatcher.tick()
+        await queue.let_run(specs_of(queue)[0])
+        await tick_until(dispatcher, lambda: "running" in lab.states)
+        (tmp_path / "go").touch()
+        await tick_until(dispatcher, lambda: len(specs_of(queue)) == 2)
+    assert [spec.wall_minutes for spec in specs_of(queue)] == [720, 60]
 
 
 async def test_interruptions_by_the_scheduler_use_up_no_retries(tmp_path: Path) -> None:

@@ -8,11 +8,11 @@ import pytest
 from prefect_campaign import Campaign, Objective, Sweep
 from prefect_campaign.engine.durations import Times
 from prefect_campaign.ledger.experiments import Move, Outcome
-from prefect_campaign.model.devices import HostView
 from prefect_campaign.model.records import AttemptSpec, ExperimentView
 from prefect_campaign.model.states import AttemptState, ExperimentState
 
-HOSTS: Any = SimpleNamespace(views=[HostView("fast", 0), HostView("slow", 0, factor=2.0)])
+FACTORS = {"fast": 1.0, "slow": 2.0}
+HOSTS: Any = SimpleNamespace(queues=False, factor=lambda host: FACTORS.get(host, 1.0))
 
 
 def times(**resources: Any) -> Times:
