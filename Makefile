@@ -59,7 +59,7 @@ test: unit
 
 bench: setup
 	$(BIN)/python bench/throughput.py
-	$(BIN)/python bench/packing.py
+	$(BIN)/python bench/packing.py --seeds 2
 	$(BIN)/python bench/slurm.py
 
 # Standard library only: it runs before there is a virtual environment.
