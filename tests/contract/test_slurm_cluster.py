@@ -242,7 +242,7 @@ class TestAlone:
         slurm_alone.run("scontrol", "update", "NodeName=n1", "State=DOWN", "Reason=test")
         try:
             seen = await until_seen(launcher, spec, handle, "gone", "exited")
-            assert (seen.status, seen.scheduler_state) == ("gone", "NODE_FAIL")
+            assert seen.scheduler_state == "NODE_FAIL"  # whether or not it could still leave its record
         finally:
             slurm_alone.start("n1")
             slurm_alone.run("scontrol", "update", "NodeName=n1", "State=RESUME")

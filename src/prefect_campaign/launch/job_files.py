@@ -3,6 +3,8 @@
 import errno
 import os
 import signal
+import tempfile
+from contextlib import suppress
 from pathlib import Path
 
 PASSING = frozenset(
@@ -12,17 +14,21 @@ PASSING = frozenset(
 
 
 def write_script(path: Path, script: str) -> None:
-    """Put `job.sh` in place whole, for its owner only.
+    """Put `job.sh` in place whole, for its owner only; several may do so at once.
 
     Raises:
         OSError: it cannot be written.
     """
-    temporary = path.with_name(f"{path.name}.new")
-    temporary.unlink(missing_ok=True)
-    fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o700)
-    with open(fd, "wb") as file:
-        file.write(script.encode("utf-8", "surrogateescape"))
-    temporary.replace(path)
+    fd, temporary = tempfile.mkstemp(prefix=f"{path.name}.", suffix=".new", dir=path.parent)
+    try:
+        with open(fd, "wb") as file:
+            os.fchmod(fd, 0o700)
+            file.write(script.encode("utf-8", "surrogateescape"))
+        os.replace(temporary, path)
+    except OSError:
+        with suppress(OSError):
+            os.unlink(temporary)
+        raise
 
 
 def signal_of(exit_code: int) -> int | None:

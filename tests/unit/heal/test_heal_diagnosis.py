@@ -34,6 +34,7 @@ def of(text: str = "", code: int | None = 1, **facts: Any) -> str:
         (143, {"scheduler_state": "TIMEOUT"}, "", "timeout"),
         (137, {"scheduler_state": "PREEMPTED"}, "", "preempted"),
         (None, {"scheduler_state": "NODE_FAIL", "recorded": False}, "", "node_failure"),
+        (143, {"scheduler_state": "NODE_FAIL"}, "", "node_failure"),
         (1, {"scheduler_state": "CANCELLED by 1000"}, "", "killed"),
         (1, {"scheduler_state": "FAILED"}, TRACEBACK + CUDA, "cuda_oom"),
         (0, {}, CUDA, "no_result"),
