@@ -53,8 +53,6 @@ async def launcher_of(campaign: Campaign) -> Fleet:
         if isinstance(launcher, DockerLauncher):
             home = Home.locate()
             launcher.scope = Scope(campaign.name, home.ledger_id, home.ledger_url)
-        if isinstance(launcher, LocalLauncher | DockerLauncher):
-            launcher.share_cores(campaign.resources.cpus or 1)
         others = members.setdefault(host, [])
         if any(launcher.name == other.name for other in others):
             raise Refused(f"launcher: {named!r} is host {host!r}, which is there already; name each machine once")

@@ -80,7 +80,6 @@ class LocalLauncher(WithNumbers):
         tmux: bool = False,
     ) -> None:
         self.slots = slots or len(os.sched_getaffinity(0))
-        self._slots_given = slots is not None
         self.reserve = frozenset(reserve)
         self.keep_free = keep_free
         self.factor = factor
@@ -90,11 +89,6 @@ class LocalLauncher(WithNumbers):
         self._tmux = tmux
         self._started: dict[str, Handle] = {}
         self._followed: dict[str, _Followed] = {}
-
-    def share_cores(self, cpus: int) -> None:
-        """From now on each job without GPUs has so many processors, unless the number of slots was given."""
-        if not self._slots_given:
-            self.slots = max(1, len(os.sched_getaffinity(0)) // cpus)
 
     async def look(self) -> list[HostView]:
         """This machine, with the GPUs that are left to this process; within about 10 s, also if the driver hangs."""

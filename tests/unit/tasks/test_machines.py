@@ -135,11 +135,3 @@ def test_a_ledger_is_the_same_whoever_logs_in(tmp_path: Path) -> None:
 
     assert of("postgresql://a:secret@db/x") == of("postgresql+psycopg://b@db/x?sslmode=require")
     assert len({of("postgresql://db/x"), of("postgresql://db/y"), of("postgresql://db2/x"), of("sqlite:////x")}) == 4
-
-
-@pytest.mark.parametrize(("name", "given"), [("local", None), ("docker/torch", None), ("local/desk", 3)])
-async def test_as_many_run_at_once_as_have_their_processors(tmp_path, monkeypatch, name, given) -> None:
-    monkeypatch.setattr("os.sched_getaffinity", lambda pid: set(range(10)))
-    for cpus, slots in ((None, 10), (1, 10), (4, 2), (99, 1)):
-        found = await launcher_of(campaign(tmp_path, "", launcher=[name], resources={"cpus": cpus}))
-        assert found.member(host_name()).slots == (given or slots)

@@ -81,11 +81,6 @@ class DockerLauncher:
         """From now on numbers of GPUs mean what these say."""
         self._machine.number_by(numbers)
 
-    def share_cores(self, cpus: int) -> None:
-        """From now on each job without GPUs has so many processors, unless the block says how many slots there are."""
-        self._machine.share_cores(cpus)
-        self.slots = self._machine.slots
-
     async def look(self) -> list[HostView]:
         """This machine with its GPUs; an engine that does not answer is its problem."""
         (view,), problem = await asyncio.gather(self._machine.look(), self._trouble())
