@@ -170,7 +170,8 @@ class Away:
                 self._watch.maybe_over(live.spec.token)
                 continue
             if live.started and one.status == "running" and live.handle.host in self._queues:
-                live.launched_at = max(live.launched_at, one.started_at or 0.0)  # its scheduler ran it once more
+                began = min(one.started_at or 0.0, now)  # a file server's clock may be ahead
+                live.launched_at = max(live.launched_at, began)  # its scheduler ran it once more
             turn = _queue_turn(live, one, now) if live.handle.host in self._queues else _host_turn(live, one)
             if turn is not None:
                 self._turned[live.spec.token] = turn
@@ -194,7 +195,8 @@ def _host_turn(live: Live, one: Observation) -> Turn | None:
 def _queue_turn(live: Live, one: Observation, now: float) -> Turn | None:
     """A scheduler that does not answer says nothing: its jobs wait or run as before."""
     if one.status == "running" and (not live.started or live.away_since is not None):
-        since = None if live.started else one.started_at or now
+        # By a file server's clock, which may be late or ahead: not before it was handed over, and not after now.
+        since = None if live.started else min(max(one.started_at or now, live.launched_at), now)
         return Turn(live, ExperimentState.RUNNING, f"runs on {one.node or live.handle.host}", one.node, since)
     if one.status != "pending" or live.started:  # one that is requeued has run: it stays so on record
         return None

@@ -53,8 +53,8 @@ class Times:
 
     def ended(self, view: ExperimentView, spec: AttemptSpec, outcome: Outcome) -> None:
         """An attempt is over."""
-        if not self._learns or outcome.started_at is None:
-            return
+        if not self._learns or outcome.started_at is None or outcome.attempt_state == AttemptState.LOST:
+            return  # a lost one ended when somebody looked
         seconds = self._on_reference(spec.host, outcome.ended_at - outcome.started_at)
         self._spent[spec.exp_id] = seconds = self._spent.get(spec.exp_id, 0.0) + seconds
         if outcome.attempt_state == AttemptState.DONE:

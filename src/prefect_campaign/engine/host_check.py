@@ -194,8 +194,9 @@ class HostCheck:
             raise Refused(found.reasons[DRY_RUN])
         if not found.assignments:
             raise _NoDevice(f"its dry run waits for {count_of(gpus, 'free GPU') if gpus else 'a free slot'}")
-        devices, token = found.assignments[0].devices, self._spec(row).token
-        return leases.Claim(view.host, devices, token, vram, shared=site.rules.share and vram is not None)
+        devices, spec = found.assignments[0].devices, self._spec(row)
+        shared = site.rules.share and vram is not None
+        return leases.Claim(view.host, devices, spec.token, vram, shared=shared, run_dir=spec.run_dir)
 
     def _experiment(self) -> ExperimentView:
         view = next(iter(self._site.batch.waiting.values()), None)

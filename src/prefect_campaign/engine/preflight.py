@@ -206,7 +206,7 @@ def busy(gpu: Gpu, tenants: Collection[str]) -> str:
         tenants: run dir of every attempt that has a lease on it: these may be there. Whole paths: another home may have
             a campaign of the same name.
     """
-    name = f"GPU {gpu.index} ({gpu.name})"
+    name = f"GPU {gpu.named} ({gpu.name})"
     if gpu.problem:
         return f"{name}: {gpu.problem}"
     computing = [p for p in gpu.processes if not p.graphics]

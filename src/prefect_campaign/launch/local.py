@@ -12,7 +12,7 @@ from pathlib import Path
 from prefect_campaign.launch import tmux as tmux_jobs
 from prefect_campaign.launch.gpus.inventory import GpuReader, shared_reader
 from prefect_campaign.launch.gpus.numbers import Numbers, WithNumbers
-from prefect_campaign.launch.gpus.visible import reserved_uuids, usable, with_reserve_checked
+from prefect_campaign.launch.gpus.visible import Shown, reserved_uuids, with_reserve_checked
 from prefect_campaign.launch.identity import (
     LOCAL,
     claimed_pid,
@@ -86,6 +86,7 @@ class LocalLauncher(WithNumbers):
         self._gpus = gpus
         self._numbers = Numbers()
         self._clock = clock
+        self._shown = Shown()
         self._tmux = tmux
         self._started: dict[str, Handle] = {}
         self._followed: dict[str, _Followed] = {}
@@ -94,8 +95,8 @@ class LocalLauncher(WithNumbers):
         """This machine, with the GPUs that are left to this process; within about 10 s, also if the driver hangs."""
         reading = await asyncio.to_thread((self._gpus or shared_reader()).read)
         host = host_name()
-        gpus = self._numbers.on(host, reading.gpus, whole=not reading.problem)
-        gpus = with_reserve_checked(usable(gpus, os.environ), self.reserve, self.keep_free, host)
+        gpus = self._numbers.on(host, self._shown.usable(reading, os.environ), whole=not reading.problem)
+        gpus = with_reserve_checked(gpus, self.reserve, self.keep_free, host)
         return [
             HostView(
                 host,

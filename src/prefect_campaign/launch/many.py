@@ -1,11 +1,14 @@
 """Starting many attempts: together where a launcher can, else one after the other, each with a result of its own."""
 
 import asyncio
+import logging
 from collections.abc import Awaitable, Callable, Sequence
 
 from prefect_campaign.launch.protocol import Launcher, StartsMany
-from prefect_campaign.model.errors import CampaignError
+from prefect_campaign.model.errors import CampaignError, Unknown
 from prefect_campaign.model.records import AttemptSpec, Handle
+
+log = logging.getLogger("prefect_campaign")
 
 Submit = Callable[[AttemptSpec], Awaitable[Handle]]
 
@@ -28,3 +31,6 @@ async def _result(submit: Submit, spec: AttemptSpec) -> Handle | CampaignError:
         return await submit(spec)
     except CampaignError as error:
         return error
+    except Exception as error:  # of one alone: what became of the others must be known
+        log.exception("%s: could not be started", spec.token)
+        return Unknown(f"{spec.token}: {type(error).__name__}: {error}; it is looked for")

@@ -29,7 +29,7 @@ class Poller:
     Args:
         name: of the host or queue, for messages.
         observe: looks at jobs.
-        seconds: from one look at all jobs to the next.
+        seconds: from one look at all jobs to the next, as it is wanted at the time.
         record_seconds: how often running jobs are looked at that have left their exit record here meanwhile; None
             where that cannot be seen without a call.
         longest: the pause is doubled up to so many seconds while no job at all can be seen; None: it never is.
@@ -39,7 +39,7 @@ class Poller:
         self,
         name: str,
         observe: Observe,
-        seconds: float,
+        seconds: Callable[[], float],
         *,
         record_seconds: float | None = None,
         longest: float | None = None,
@@ -67,13 +67,15 @@ class Poller:
 
     async def _poll(self) -> None:
         await asyncio.sleep(0)  # who follows many at once is done first
-        pause, looked_at = self._seconds, float("-inf")
+        away, looked_at = 0.0, float("-inf")
         while self._followed:
+            pause = max(away, self._seconds())
             if time.monotonic() - looked_at >= pause:
-                away = await self._look(list(self._followed.values()))
+                unseen = await self._look(list(self._followed.values()))
                 looked_at = time.monotonic()
                 if self._longest is not None:
-                    pause = next_pause(pause, self._seconds, self._longest, away=away)
+                    away = next_pause(pause, self._seconds(), self._longest, away=unseen) if unseen else 0.0
+                pause = max(away, self._seconds())
             elif self._record_seconds is not None:
                 await self._look(await self._recorded())
             if not self._followed:

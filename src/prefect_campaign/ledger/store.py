@@ -14,6 +14,9 @@ from prefect_campaign.ledger.location import SCHEMA_REVISION, Home
 from prefect_campaign.model.clock import Clock, system_clock
 from prefect_campaign.model.errors import Fenced, LedgerDamaged, Refused, Transient
 
+_MIGRATING = 7020_0001
+"""Key of the lock under which one process at a time changes the schema (PostgreSQL)."""
+
 
 class Ledger:
     """The database of record: a SQLite file by default, PostgreSQL by URL.
@@ -91,6 +94,8 @@ class Ledger:
         try:
             # Under the write lock: two processes that open a new home at once must not both create tables.
             with self.engine.begin() as connection:
+                if connection.dialect.name == "postgresql":
+                    connection.exec_driver_sql(f"SELECT pg_advisory_xact_lock({_MIGRATING})")
                 config.attributes["connection"] = connection
                 upgrade(config, "head")
         except CommandError as error:

@@ -117,14 +117,12 @@ async def test_a_gpu_reserved_by_its_number_stays_so_when_one_before_it_vanishes
     assert used <= {first, *others}
 
 
-@pytest.mark.parametrize("by", ["campaign", "host", "environment"])
+@pytest.mark.parametrize("by", ["campaign", "host"])
 async def test_a_number_means_the_same_gpu_after_one_has_vanished_and_a_restart(
-    tmp_path: Path, home: Any, driver: Driver, by: str, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, home: Any, driver: Driver, by: str
 ) -> None:
     driver.set(gpus(3))
     first, kept, other = driver.uuids
-    if by == "environment":
-        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,2")
     policy = {"gpus": {"reserve": [1]}} if by == "campaign" else {}
     lab = Lab(gpu_campaign(tmp_path, SEES + REPORT, points=1, policy=policy))
     reserve = ["1"] if by == "host" else []
@@ -142,6 +140,29 @@ async def test_a_number_means_the_same_gpu_after_one_has_vanished_and_a_restart(
     (gone,) = (gpu for gpu in view.gpus if gpu.uuid == first)
     assert f"campaign gpus --forget {first}" in gone.problem
     assert [(gpu.uuid, gpu.index, gpu.named) for gpu in view.gpus[:2]] == [(kept, 0, 1), (other, 1, 2)]
+
+
+async def test_what_the_environment_shows_is_counted_as_things_are_at_the_start(
+    tmp_path: Path, home: Any, driver: Driver, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whatever other allocations of the machine have shown before; and it stays so while this process runs."""
+    driver.set(gpus(3))
+    first, second, _ = driver.uuids
+    lab = Lab(gpu_campaign(tmp_path, SEES + REPORT))
+    await numbered_launcher(lab, LocalLauncher()).look()
+    driver.vanish(first)
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0")
+    reader = GpuReader()
+    try:
+        launcher = numbered_launcher(lab, LocalLauncher(gpus=reader))
+        for _ in range(2):
+            (view,) = await launcher.look()
+            assert [gpu.uuid for gpu in view.gpus if not gpu.problem] == [second]
+        driver.vanish(second)
+        (view,) = await launcher.look()
+        assert [gpu.uuid for gpu in view.gpus if not gpu.problem] == []
+    finally:
+        reader.close()
 
 
 def numbered_launcher(lab: Lab, launcher: LocalLauncher) -> LocalLauncher:

@@ -53,9 +53,12 @@ class CommandScheduler:
             return job_id
         if said.code != 0 and self._is_busy(said) and not self._settings.whole_pattern:
             raise NoRoom(f"{there.token}: {self._queue}: {said.why}")  # by its own word; an empty list proves nothing
+        cut_off = said.code < 0 or said.code in _CUT_OFF_CODES or bool(_TIMED_OUT.search(said.why))
         try:
             found = await self.find(there.token, there.run_dir)
         except CampaignError as error:
+            if isinstance(error, _Unproven) and said.code != 0 and not cut_off:
+                raise Refused(f"{there.token}: {self._queue} refuses it: {said.why}") from error
             raise Unknown(f"{there.token}: {self._queue}: submit said {said.why!r}, and then: {error}") from error
         live = [one.job_id for one in found if one.status != "ended"]
         if len(live) == 1 and self.marks:
@@ -66,7 +69,7 @@ class CommandScheduler:
             raise Unknown(f"{there.token}: {self._queue}: there is no id in {said.out.strip()!r:.200}; see id_pattern")
         if self._is_busy(said):
             raise NoRoom(f"{there.token}: {self._queue}: {said.why}")
-        if said.code < 0 or said.code in _CUT_OFF_CODES or _TIMED_OUT.search(said.why):
+        if cut_off:
             raise Unknown(f"{there.token}: {self._queue}: submit was cut off ({said.why}); look for the job")
         raise Refused(f"{there.token}: {self._queue} refuses it: {said.why}")
 
@@ -109,7 +112,7 @@ class CommandScheduler:
         if not settings.shows_names and len(rows) > 1:  # which of them is ours, if any, nobody can say
             raise Unknown(f"{self._queue}: find lists {len(rows)} jobs and no names; give job_pattern a group `name`")
         if not rows and not settings.whole_pattern:
-            raise Transient(_proves_nothing(self._queue, "find" if settings.find else "status"))
+            raise _Unproven(_proves_nothing(self._queue, "find" if settings.find else "status"))
         named = [row for row in rows if row.name in (token, None)]
         ours = [row for row in named if row.mark == job_mark(run_dir)] if self.marks else named
         return [row.entry for row in ours if row.entry is not None]
@@ -183,6 +186,10 @@ class CommandScheduler:
             "walltime": f"{minutes // 60:02d}:{minutes % 60:02d}:00",
         }
         return settings.template("submit").fill(values)
+
+
+class _Unproven(Transient):
+    """It lists no job at all, and nothing tells whether that is the whole list."""
 
 
 def _proves_nothing(queue: str, what: str) -> str:

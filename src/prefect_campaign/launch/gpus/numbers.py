@@ -26,7 +26,7 @@ class Numbers:
         self._known: dict[str, Sequence[Card]] = {}
 
     def on(self, host: str, gpus: Sequence[Gpu], *, whole: bool) -> tuple[Gpu, ...]:
-        """The same GPUs with their numbers; then those that are gone, with that as their problem.
+        """The same GPUs with their numbers; then those that are missing, with that as their problem.
 
         Args:
             host: whose they are.
@@ -39,8 +39,14 @@ class Numbers:
             self._known[host] = known = self._agreed(host, gpus, whole=whole)
         numbers = {card.uuid: card.number for card in known}
         here = {gpu.uuid for gpu in gpus}
-        gone = [_gone(card) for card in known if card.uuid not in here] if whole else []
-        return (*(replace(gpu, number=numbers.get(gpu.uuid)) for gpu in gpus), *gone)
+        missing = [card for card in known if card.uuid not in here]
+        if not whole:  # one that cannot be read may be any of them; those that a cut list leaves out are still there
+            unread = {gpu.index for gpu in gpus}
+            missing = [card for card in missing if gpus and card.number not in unread]
+        return (
+            *(replace(gpu, number=numbers.get(gpu.uuid)) for gpu in gpus),
+            *(_missing(card, gone=whole) for card in missing),
+        )
 
     def _agreed(self, host: str, gpus: Sequence[Gpu], *, whole: bool) -> Sequence[Card]:
         if self._keep is None:
@@ -92,7 +98,7 @@ def numbered(known: Sequence[Card], gpus: Sequence[Gpu], *, whole: bool) -> list
     return [cards[number] for number in sorted(cards)]
 
 
-def _gone(card: Card) -> Gpu:
+def _missing(card: Card, *, gone: bool) -> Gpu:
     for_good = f"if it was taken out for good: campaign gpus --forget {card.uuid}"
-    problem = f"has vanished; {AFTER_LOSS}; {for_good}"
+    problem = f"has vanished; {AFTER_LOSS}; {for_good}" if gone else "cannot be seen now"
     return Gpu(card.uuid, card.number, card.name, card.total_mb, problem=problem, number=card.number)

@@ -4,6 +4,7 @@ import re
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 
+from prefect_campaign.launch.gpus.nvml import Reading
 from prefect_campaign.model.devices import Gpu
 
 VISIBLE = "CUDA_VISIBLE_DEVICES"
@@ -48,9 +49,9 @@ def visible_uuids(value: str | None, gpus: Sequence[Gpu]) -> tuple[str, ...]:
 def usable(gpus: Sequence[Gpu], environment: Mapping[str, str]) -> tuple[Gpu, ...]:
     """The same GPUs; those that ``CUDA_VISIBLE_DEVICES`` hides from this process have that as their problem.
 
-    Numbers count as when the GPUs were first seen (`Gpu.named`), in CUDA's order: fastest first unless
-    ``CUDA_DEVICE_ORDER=PCI_BUS_ID``. NVML does not know that order, so among different models a number alone says
-    nothing for certain, and then none may be used.
+    Numbers are today's, as CUDA counts: whoever set the variable (a scheduler's allocation, a container) saw what is
+    there now. The order is CUDA's: fastest first unless ``CUDA_DEVICE_ORDER=PCI_BUS_ID``. NVML does not know it, so
+    among different models a number alone says nothing for certain, and then none may be used.
     """
     value = environment.get(VISIBLE)
     if value is None:
@@ -63,6 +64,26 @@ def usable(gpus: Sequence[Gpu], environment: Mapping[str, str]) -> tuple[Gpu, ..
     else:
         why = f"hidden by {told}"
     return tuple(gpu if gpu.uuid in shown else _with_problem(gpu, why) for gpu in gpus)
+
+
+class Shown:
+    """What the environment shows of a machine's GPUs: its numbers mean for good the cards of the first whole look."""
+
+    def __init__(self) -> None:
+        self._uuids: str | None = None
+
+    def usable(self, reading: Reading, environment: Mapping[str, str]) -> tuple[Gpu, ...]:
+        """The same GPUs; those that are hidden have that as their problem."""
+        value = environment.get(VISIBLE)
+        if value is None:
+            return tuple(reading.gpus)
+        if self._uuids is not None:
+            return usable(reading.gpus, {VISIBLE: self._uuids})
+        gpus = usable(reading.gpus, environment)
+        shown = visible_uuids(value, reading.gpus)
+        if not reading.problem and any(gpu.uuid in shown and not gpu.problem for gpu in gpus):
+            self._uuids = ",".join(shown)
+        return gpus
 
 
 def reserved_uuids(reserve: Collection[str], host: str, gpus: Sequence[Gpu]) -> frozenset[str]:
@@ -97,7 +118,7 @@ def _means(entry: str, host: str, gpu: Gpu) -> bool:
 
 def _named(entry: str, gpus: Sequence[Gpu]) -> str | None:
     if _INDEX.fullmatch(entry):
-        return next((gpu.uuid for gpu in gpus if gpu.named == int(entry)), None)
+        return next((gpu.uuid for gpu in gpus if gpu.index == int(entry)), None)
     if not entry.upper().startswith("GPU-"):
         return None
     meant = [gpu.uuid for gpu in gpus if gpu.uuid.upper().startswith(entry.upper())]

@@ -76,7 +76,7 @@ class QueueLauncher:
         self._handles: dict[str, Handle] = {}
         self._notebook = Notebook(queue, clock)
         cheap = _RECORD_SECONDS if place.cheap else None
-        self._poller = Poller(queue, self.observe, poll_seconds, record_seconds=cheap)
+        self._poller = Poller(queue, self.observe, lambda: self.poll_seconds, record_seconds=cheap)
         self._turns = asyncio.Semaphore(AT_ONCE)
 
     async def look(self) -> list[HostView]:

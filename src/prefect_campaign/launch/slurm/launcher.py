@@ -79,7 +79,7 @@ class SlurmLauncher:
         self._canceller = Canceller(settings.name, programs, self._scheduler, steady)
         self._absent: Fading[bool] = Fading(steady)
         """Tokens of which `find` could say that there is no job."""
-        self._poller = Poller(settings.name, self.observe, poll_seconds, record_seconds=_RECORD_SECONDS)
+        self._poller = Poller(settings.name, self.observe, lambda: self.poll_seconds, record_seconds=_RECORD_SECONDS)
 
     async def look(self) -> list[HostView]:
         """The queue; if Slurm does not answer, that is its problem."""

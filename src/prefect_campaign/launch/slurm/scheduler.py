@@ -20,6 +20,9 @@ _SINCE_SLACK = 600
 """Seconds before our own submit time, for clocks that differ."""
 _DEFAULT_ARRAY = 1001
 
+FAILED_SECONDS = 15.0
+"""A question that failed answers others for so long at most."""
+
 
 class Scheduler:
     """Asks one cluster; answers are shared by all who want to know at the same time.
@@ -62,7 +65,7 @@ class Scheduler:
         async with self._turn:
             if self.view is not None and self._asked_at >= oldest and self.view.covers(names):
                 return self.view
-            if self._failed is not None and self._failed[0] >= oldest:
+            if self._failed is not None and self._failed[0] >= max(oldest, time.monotonic() - FAILED_SECONDS):
                 raise self._failed[1]
             began, asked_at = time.monotonic(), self._clock()
             try:

@@ -62,7 +62,7 @@ class SshLauncher(WithNumbers):
         self._placing = asyncio.Lock()
         self._numbers = Numbers()
         self._handles: dict[str, Handle] = {}
-        self._poller = Poller(host.name, self.observe, poll_seconds, longest=_LONGEST_PAUSE)
+        self._poller = Poller(host.name, self.observe, lambda: poll_seconds, longest=_LONGEST_PAUSE)
 
     async def look(self) -> list[HostView]:
         """The host, with its GPUs by ``nvidia-smi``; if it cannot be reached, that is its problem."""
