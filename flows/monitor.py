@@ -24,6 +24,8 @@ from prefect_campaign.tasks.waiting import tend_gate
 
 AGAIN_SECONDS = 10.0
 """Pause before a batch is taken up again after trouble that passes, such as a locked ledger or a full disk."""
+AGAIN = 8
+"""So often a tick looks again where a scheduler left something in doubt; the next tick knows nothing of it."""
 
 
 @flow(name="monitor", flow_run_name="{campaign}: {stage}", retries=3, retry_delay_seconds=5, persist_result=False)
@@ -150,6 +152,11 @@ async def _tick(setting: Setting) -> str:
     ) as dispatcher:
         await dispatcher.adopt()
         await dispatcher.tick()
+        for _ in range(AGAIN):
+            if not any(queue.unsettled for queue in launcher.queues.values()):
+                break
+            await asyncio.sleep(AGAIN_SECONDS)
+            await dispatcher.tick()
     after = _line(setting, setting.row.stage if refused else stage)
     return "; ".join(filter(None, ["no material change" if after == before else after, dispatcher.waits, refused]))
 

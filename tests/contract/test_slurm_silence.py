@@ -57,9 +57,11 @@ async def test_a_job_that_is_not_to_be_seen_is_looked_for_and_only_then_gone(fak
     for seconds in (0, 30, 29):
         clock.advance(seconds)
         assert (await see(launcher, spec, handle)).status == "pending"
+        assert launcher.unsettled
     clock.advance(2)
     seen = await see(launcher, spec, handle)
     assert (seen.status, seen.scheduler_state) == ("gone", None)
+    assert not launcher.unsettled
 
 
 @pytest.mark.parametrize("jump", [-5000, 5000])

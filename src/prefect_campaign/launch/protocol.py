@@ -97,6 +97,11 @@ class Queue(StartsMany, Protocol):
     poll_seconds: float
     """How old an answer of the scheduler may be that `observe` and `watch` go by; set by who watches a batch."""
 
+    @property
+    def unsettled(self) -> bool:
+        """Whether something is in doubt that only another look by this process, in some seconds, can settle."""
+        ...
+
     async def submit_all(self, specs: Sequence[AttemptSpec]) -> dict[str, Handle | CampaignError]:
         """Start many attempts with as few calls as can be.
 

@@ -8,16 +8,19 @@ from pathlib import Path
 import pytest
 from contract.engine.lab import REPORT, Lab, campaign, interrupted
 from contract.engine.test_adoption import gated
+from contract.engine.waiting_queue import HOST, WaitingQueue, queued
 from prefect.logging import disable_run_logger
 
 from prefect_campaign.engine.dispatcher import Dispatcher
 from prefect_campaign.engine.setting import register
 from prefect_campaign.flows import monitor as module
 from prefect_campaign.flows.monitor import monitor
+from prefect_campaign.launch.fleet import Fleet
 from prefect_campaign.launch.local import LocalLauncher
 from prefect_campaign.ledger import tables as t
 from prefect_campaign.ledger.campaigns import set_status
 from prefect_campaign.model.errors import CampaignError, Driven, Fenced, Refused, Transient
+from prefect_campaign.model.records import Observation
 
 
 @pytest.fixture(autouse=True)
@@ -139,6 +142,30 @@ async def test_a_tick_says_why_nothing_starts(tmp_path: Path) -> None:
     await asyncio.wait_for(monitor.fn("lab", "only"), 20)
     await asyncio.wait_for(monitor.fn("other", "only"), 20)
     assert (lab.states, other.states) == (["done"] * 3, ["done"])
+
+
+async def test_a_tick_looks_again_where_only_this_process_can_tell(tmp_path: Path, monkeypatch) -> None:
+    """What it says at a first look is in no memory but its own, and each tick is a process of its own."""
+
+    class Doubting(WaitingQueue):
+        looks = 0
+
+        @property
+        def unsettled(self) -> bool:
+            return self.looks < 3
+
+        async def observe(self, handles):
+            self.looks += 1
+            return {s.token: Observation("running" if self.unsettled else "gone") for s, _ in handles}
+
+    async def launcher_of(campaign):
+        return Fleet({HOST: Doubting(accepted=accepted)})
+
+    lab, accepted = queued(tmp_path, 1), {}
+    monkeypatch.setattr(module, "launcher_of", launcher_of)
+    for _ in range(2):
+        await monitor.fn("lab")
+    assert lab.rows(t.attempts)[0]["state"] == "lost"
 
 
 @pytest.mark.parametrize("status", ["at_gate", "completed", "killed", "pivoted"])

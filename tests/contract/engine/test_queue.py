@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 from contract.engine.lab import REPORT, tick_until, until
 from contract.engine.waiting_queue import HOST, WaitingQueue, queued, specs_of
+from sqlalchemy import update
 
 from prefect_campaign import Sweep
 from prefect_campaign.engine import away
@@ -82,6 +83,8 @@ async def test_a_job_that_could_not_work_before_is_not_called_silent_once_it_goe
         suspended, hangs = [spec.exp_id for spec in queue.batches[0]]
         queue.answers = dict.fromkeys((suspended, hangs), Observation("running", started_at=began, detail="suspended"))
         await tick_until(dispatcher, lambda: lab.states == ["running"] * 2)
+    with lab.setting.ledger.write() as connection:  # time went by
+        connection.execute(update(t.attempts).values(intent_at=began, started_at=began))
     silent = Observation("running", started_at=began, quiet_since=time.time() - 3600)
     queue.answers[hangs] = silent
     async with lab.open(Fleet({HOST: queue})) as dispatcher:

@@ -17,6 +17,7 @@ class WaitingQueue(LocalLauncher):
     """Its jobs and what it says of them are open for tests to change; `another` is what a new process would make."""
 
     name = "waiting"
+    unsettled = False
 
     def __init__(self, slots: int = 100, accepted: dict[str, str] | None = None) -> None:
         super().__init__(slots)

@@ -79,6 +79,11 @@ class QueueLauncher:
         self._poller = Poller(queue, self.observe, lambda: self.poll_seconds, record_seconds=cheap)
         self._turns = asyncio.Semaphore(AT_ONCE)
 
+    @property
+    def unsettled(self) -> bool:
+        """Never: what is in doubt is on record in the notes, for the next process as well."""
+        return False
+
     async def look(self) -> list[HostView]:
         """The queue; if its scheduler does not answer, that is its problem."""
         problem = await self._view.problem(self.poll_seconds)

@@ -111,6 +111,11 @@ class Finder:
 
         return sorted(jobs, key=rank)
 
+    @property
+    def undecided(self) -> bool:
+        """Whether a submission was missed once, and must be again before it counts as none."""
+        return bool(self._missed)
+
     def settle(self, spec: AttemptSpec, found: Found) -> None:
         """The rest is gone."""
         for key, base in found.unsettled:

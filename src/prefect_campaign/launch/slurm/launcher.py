@@ -25,6 +25,8 @@ from prefect_campaign.model.records import AttemptSpec, Handle, Observation
 POLL_SECONDS = 30.0
 _LOOK_SECONDS = 30.0
 """How old an answer may be that `look` goes by."""
+_DOUBT_SECONDS = 10.0
+"""How old an answer may be while something is in doubt."""
 _RECORD_SECONDS = 2.0
 """An end is seen so soon, without asking Slurm."""
 _NOTHING = "pc-nothing"
@@ -80,6 +82,11 @@ class SlurmLauncher:
         self._absent: Fading[bool] = Fading(steady)
         """Tokens of which `find` could say that there is no job."""
         self._poller = Poller(settings.name, self.observe, lambda: self.poll_seconds, record_seconds=_RECORD_SECONDS)
+
+    @property
+    def unsettled(self) -> bool:
+        """Whether a job is looked for again, or its record waited for: that is in memory alone."""
+        return self._observer.undecided or self._finder.undecided
 
     async def look(self) -> list[HostView]:
         """The queue; if Slurm does not answer, that is its problem."""
@@ -145,7 +152,10 @@ class SlurmLauncher:
     async def observe(self, handles: Sequence[tuple[AttemptSpec, Handle]]) -> dict[str, Observation]:
         """See many jobs by one squeue, not older than `poll_seconds`, and at most one sacct."""
         self._absent.sweep()
-        return await self._observer.observe(handles, max_age=self.poll_seconds)
+        return await self._observer.observe(handles, max_age=self._max_age())
+
+    def _max_age(self) -> float:
+        return min(self.poll_seconds, _DOUBT_SECONDS) if self.unsettled else self.poll_seconds
 
     async def cancel(self, spec: AttemptSpec, handle: Handle, *, grace_seconds: float = 10.0) -> None:
         """End the job: Slurm sends TERM and, after its own KillWait or the grace, KILL. Believed only when seen.

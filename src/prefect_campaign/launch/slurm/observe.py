@@ -58,6 +58,8 @@ class Observer:
         self._clock = clock
         self._steady = steady
         self._record_seconds = record_seconds
+        self.undecided = False
+        """Whether the last look could not say of some job what became of it."""
         self._doubts: Fading[Doubt] = Fading(steady)
         self._shown: dict[Row, Observation] = {}
         self._last: View | None = None
@@ -69,6 +71,11 @@ class Observer:
             handles: the jobs.
             max_age: how old an answer of squeue may be, in seconds.
         """
+        found = await self._seen(handles, max_age)
+        self.undecided = any(t in self._doubts for t, one in found.items() if one.status not in ("exited", "gone"))
+        return found
+
+    async def _seen(self, handles: Sequence[tuple[AttemptSpec, Handle]], max_age: float) -> dict[str, Observation]:
         found: dict[str, Observation] = {}
         jobs = [job for spec, handle in handles if (job := self._job(spec, handle, found)) is not None]
         if not jobs:
