@@ -24,14 +24,16 @@ def check_reserved_hosts(campaign: Campaign, source: str) -> None:
     wanted = {entry: host for entry in map(str, campaign.policy.gpus.reserve) if (host := entry.rpartition(":")[0])}
     # A machine mostly has its block's name; Prefect, which need not be up, is only asked about others.
     hosts = {host_name() if _kind(entry) in _HERE else entry.partition("/")[2] for entry in campaign.launcher}
+    hint = ""
     if set(wanted.values()) - hosts and any(_kind(entry) not in _HERE for entry in campaign.launcher):
         names = _names_of_blocks(campaign)
         hosts = {names.get(host, host) for host in hosts}
+        hint = "" if names else " (names of machines are only known while a Prefect server answers: campaign up)"
     for entry, host in wanted.items():
         if host not in hosts:
             raise Refused(
                 f"{source}: policy.gpus.reserve: {entry!r}: host {host!r} is not in `launcher`, whose hosts are "
-                f"{', '.join(sorted(hosts))}; correct it, or leave out what is not used anyway"
+                f"{', '.join(sorted(hosts))}{hint}; correct it, or leave out what is not used anyway"
             )
 
 

@@ -44,6 +44,8 @@ class Gpu:
     """Why it must not be used, one line for people; empty if it can be. A GPU that cannot be read is not free."""
     number: int | None = None
     """Its index when it was first seen on its host; None: not known to be another one than now."""
+    missing: bool = False
+    """Whether it is only known from before, and not there."""
 
     @property
     def named(self) -> int:

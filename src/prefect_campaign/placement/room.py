@@ -145,7 +145,7 @@ def rooms(
     seen: dict[str, str] = {}
     for order, view in enumerate(hosts):
         found.append(HostRoom(view, order, leases, frozenset(taken[view.host]), rules, extra, seen))
-        seen |= {gpu.uuid: view.host for gpu in view.gpus}
+        seen |= {gpu.uuid: view.host for gpu in view.gpus if not gpu.missing}  # it may have been moved
     return found
 
 

@@ -218,6 +218,14 @@ def test_two_hosts_of_one_name_are_refused() -> None:
         place([whole("a")], [host("h"), host("h")], [], Rules(), 0)
 
 
+def test_a_gpu_that_was_moved_to_another_host_is_used_there() -> None:
+    here = host("h", 1)
+    before = replace(
+        here, host="before", gpus=tuple(replace(g, problem="has vanished", missing=True) for g in here.gpus)
+    )
+    assert got(place([whole("a")], [before, here], [], Rules(), 0)) == {"a": ("h", "GPU-h-0")}
+
+
 def test_one_machine_under_two_names_is_used_once() -> None:
     twin = replace(host("h", 1), host="twin")
     placement = place([whole("a"), whole("b")], [host("h", 1), twin], [], Rules(), 0)

@@ -101,4 +101,4 @@ def numbered(known: Sequence[Card], gpus: Sequence[Gpu], *, whole: bool) -> list
 def _missing(card: Card, *, gone: bool) -> Gpu:
     for_good = f"if it was taken out for good: campaign gpus --forget {card.uuid}"
     problem = f"has vanished; {AFTER_LOSS}; {for_good}" if gone else "cannot be seen now"
-    return Gpu(card.uuid, card.number, card.name, card.total_mb, problem=problem, number=card.number)
+    return Gpu(card.uuid, card.number, card.name, card.total_mb, problem=problem, number=card.number, missing=True)

@@ -122,7 +122,7 @@ class QueueLauncher:
     async def find(self, spec: AttemptSpec) -> Handle | None:
         """The job by its note, by its claim, or by its token in the scheduler's list.
 
-        If there are two and none has the run dir, the older one stays, and the others are cancelled.
+        If there are two and none has the run dir, the one that runs stays, or the older one; others are cancelled.
 
         Raises:
             Unknown: it was handed over so recently that its absence says nothing.
@@ -139,7 +139,7 @@ class QueueLauncher:
         if trace.job_id or (trace.over is not None and not asks_why(trace)):
             return await self._handle(spec, trace.job_id)
         listed = await self._scheduler.find(spec.token, await self._place.run_dir(spec))
-        found = sorted(listed, key=lambda one: first_number(one.job_id))
+        found = sorted(listed, key=lambda one: (one.status != "running", first_number(one.job_id)))
         live = [one.job_id for one in found if one.status != "ended"]
         if found and not live and trace.started_at is None:  # it may have begun and ended between the two looks
             trace = (await self._place.traces([spec]))[spec.token]
