@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 from acme_rig import Acme
-from crash.promises import check_promises, side_file, small_campaign
+from crash.promises import ATTEMPTS, check_promises, side_file, small_campaign
 from crash.queue_points import POINTS, cases
 from docker_lab import BUSYBOX
 from e2e.world import Done, World
@@ -41,16 +41,26 @@ class Queue:
         self.kind = kind
         self.world = world
         self.engine: FakeEngine | None = None
+        # The name of a container is its attempt's: the engine itself refuses a second.
+        self._handed_over = lambda: sum(ATTEMPTS.values())
         if kind == "slurm":
-            self.place = str(FakeSlurm(folder, slots=4).bin)
+            cluster = FakeSlurm(folder, slots=4)
+            self.place = str(cluster.bin)
+            self._handed_over = lambda: cluster.sql("select count(*) from tasks")[0][0]
         elif kind == "docker":
             folder.mkdir()
             self.engine = FakeEngine(folder)
             self.engine.add_image(BUSYBOX)
             self.engine.start()
             self.place = self.engine.url
+        elif kind == "pbs":
+            pbs = FakePbs(folder)
+            self.place = str(pbs.bin)
+            self._handed_over = lambda: len(pbs.jobs())
         else:
-            self.place = str((FakePbs(folder) if kind == "pbs" else Acme(folder)).bin)
+            acme = Acme(folder)
+            self.place = str(acme.bin)
+            self._handed_over = lambda: len(acme.tasks())
         self.spec = small_campaign(world)
 
     def drive(self, **env: str) -> Done:
@@ -61,7 +71,12 @@ class Queue:
         """An unarmed run, which must complete the campaign whatever is left of the runs before."""
         done = self.drive()
         assert done.code == 0, done.err
+        self.check()
+
+    def check(self) -> None:
+        """All promises; and each attempt was handed over once, though a second one would not have trained."""
         check_promises(self.world, seen_running=False)
+        assert self._handed_over() == sum(ATTEMPTS.values())
 
     def crash(self, point: str) -> None:
         """A run that dies there."""
@@ -85,7 +100,7 @@ def test_without_a_crash(queue: Queue) -> None:
     passages = queue.world.folder / "passages"
     done = queue.drive(CRASH_PASSAGES=str(passages))
     assert done.code == 0, done.err
-    check_promises(queue.world, seen_running=False)
+    queue.check()
     passed = Counter(passages.read_text().split())
     assert [name for name, wanted in POINTS[queue.kind].items() if passed[name] < max(wanted)] == []
     before = side_file(queue.world).read_text()
@@ -108,7 +123,7 @@ def test_killed_in_every_run(queue: Queue) -> None:
         assert len(codes) <= 30, "the campaign does not get on"
     assert codes[-1] == 0
     assert len(codes) > 2
-    check_promises(queue.world, seen_running=False)
+    queue.check()
 
 
 @pytest.mark.parametrize("queue", POINTS, indirect=True)
