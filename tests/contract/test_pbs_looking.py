@@ -176,6 +176,20 @@ async def test_a_requeued_job_goes_on_in_its_run_dir_and_nothing_else_may(pbs, l
     assert log.read_text() == "run\nrun\n"
 
 
+async def end_after_another_run(pbs, launcher, new_launcher, spec, handle) -> int | None:
+    """Exit code of a stopped job that PBS runs again: until then it waits, whoever looks, and is never over."""
+    assert (await see(launcher, spec, handle)).status == "pending"
+    pbs.fail("down")
+    assert (await see(new_launcher(), spec, handle)).status == "unreachable"
+    pbs.mend("down")
+    pbs.start(1)
+    await wait_until(lambda: launcher.logs(spec)[0].read_text() == "run\nrun\n")
+    assert (await see(launcher, spec, handle)).status == "running"
+    (Path(spec.workdir) / "go").touch()
+    await asyncio.wait_for(ended(launcher, spec, handle), PATIENCE)
+    return (await see(launcher, spec, handle)).exit_code
+
+
 async def test_a_job_that_is_stopped_to_run_again_later_has_not_ended(pbs, launcher, new_launcher, spec_of):
     """A preempted job leaves a record of its end by TERM. Two attempts would live if that were believed."""
     spec = spec_of("sh", "-c", "echo run; until [ -e go ]; do sleep 0.02; done")
@@ -184,16 +198,7 @@ async def test_a_job_that_is_stopped_to_run_again_later_has_not_ended(pbs, launc
     await wait_until(lambda: log.exists() and log.read_text() == "run\n")
     pbs.requeue(1, "term")
     await wait_until((Path(spec.run_dir) / "status.json").exists)
-    assert (await see(launcher, spec, handle)).status == "pending"
-    pbs.fail("down")
-    assert (await see(new_launcher(), spec, handle)).status == "unreachable"
-    pbs.mend("down")
-    pbs.start(1)
-    await wait_until(lambda: log.read_text() == "run\nrun\n")
-    assert (await see(launcher, spec, handle)).status == "running"
-    (Path(spec.workdir) / "go").touch()
-    await asyncio.wait_for(ended(launcher, spec, handle), PATIENCE)
-    assert (await see(launcher, spec, handle)).exit_code == 0
+    assert await end_after_another_run(pbs, launcher, new_launcher, spec, handle) == 0
 
 
 async def test_a_job_that_saves_its_state_when_it_is_stopped_and_exits_0_has_not_ended(
@@ -207,16 +212,7 @@ async def test_a_job_that_saves_its_state_when_it_is_stopped_and_exits_0_has_not
     pbs.requeue(1, "term")
     await wait_until((Path(spec.run_dir) / "status.json").exists)
     assert '"exit_code":0' in (Path(spec.run_dir) / "status.json").read_text()
-    assert (await see(launcher, spec, handle)).status == "pending"
-    pbs.fail("down")
-    assert (await see(new_launcher(), spec, handle)).status == "unreachable"
-    pbs.mend("down")
-    pbs.start(1)
-    await wait_until(lambda: log.read_text() == "run\nrun\n")
-    assert (await see(launcher, spec, handle)).status == "running"
-    (Path(spec.workdir) / "go").touch()
-    await asyncio.wait_for(ended(launcher, spec, handle), PATIENCE)
-    assert (await see(launcher, spec, handle)).exit_code == 3
+    assert await end_after_another_run(pbs, launcher, new_launcher, spec, handle) == 3
 
 
 async def test_a_job_that_is_stopped_to_run_again_later_can_be_cancelled(pbs, launcher, spec_of):

@@ -3,6 +3,7 @@
 import asyncio
 import os
 import re
+import shlex
 import shutil
 import socket
 import subprocess
@@ -228,7 +229,7 @@ async def test_a_work_folder_that_was_deleted_is_made_anew_as_a_person_is_told(w
     assert f"its work folder {root} is gone" in seen.detail
     command = re.search("`(.*)`", seen.detail)
     assert command is not None
-    subprocess.run(command[1], shell=True, check=True)
+    subprocess.run(shlex.split(command[1]), check=True)
     assert (await see(launcher, spec, handle)).status == "gone"
     # What starts there needs no such help.
     shutil.rmtree(root)

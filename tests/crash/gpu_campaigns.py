@@ -10,8 +10,7 @@ import subprocess
 import sys
 import time
 from collections import Counter
-from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from contextlib import AbstractContextManager, closing
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -135,24 +134,10 @@ class Lab:
         done = self.drive(*specs)
         assert done.code == 0, done.err
 
-    @contextmanager
-    def driving(self, *specs: Path) -> Iterator[subprocess.Popen[bytes]]:
+    def driving(self, *specs: Path) -> AbstractContextManager[subprocess.Popen[bytes]]:
         """A run of the driver in the background, from where it begins to do something."""
         of_gpus = self.driver.env if self.driver else {}
-        with subprocess.Popen(
-            [sys.executable, DRIVER, self.settings, *specs],
-            cwd=self.world.folder,
-            env={**self.world.environment, **of_gpus},
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
-        ) as process:
-            assert process.stdout is not None
-            assert process.stdout.readline() == b"ready\n"
-            try:
-                yield process
-            finally:
-                process.kill()
+        return self.world.driving(DRIVER, self.settings, *specs, **of_gpus)
 
     def kill_at_random(self, one: Path, other: Path, *, dice: random.Random) -> None:
         """Two processes at a time, each with its campaign, are killed whatever they do then; the last ones are not."""

@@ -2,7 +2,6 @@
 
 import random
 import signal
-import subprocess
 import sys
 import time
 from collections import Counter
@@ -131,17 +130,7 @@ def test_killed_at_random_moments(queue: Queue) -> None:
     moments = random.Random(queue.kind)
     for _ in range(KILLS):
         delay = moments.uniform(0.0, 1.0)
-        with subprocess.Popen(
-            [sys.executable, DRIVER, queue.kind, queue.place, queue.spec],
-            cwd=queue.world.folder,
-            env={**queue.world.environment, **FAKES},
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
-        ) as process:
-            assert process.stdout is not None
-            assert process.stdout.readline() == b"ready\n"
+        with queue.world.driving(DRIVER, queue.kind, queue.place, queue.spec, **FAKES) as process:
             time.sleep(delay)
-            process.kill()
         assert process.returncode in (-signal.SIGKILL, 0)
     queue.drive_to_the_end()

@@ -2,7 +2,6 @@
 
 import random
 import signal
-import subprocess
 import sys
 import time
 from collections import Counter
@@ -103,17 +102,7 @@ def test_killed_at_random_moments(offline: World, seed: int) -> None:
     moments = random.Random(seed)
     for _ in range(KILLS):
         delay = moments.uniform(0.0, 0.6)
-        with subprocess.Popen(
-            [sys.executable, DRIVER, spec],
-            cwd=offline.folder,
-            env=offline.environment,
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
-        ) as process:
-            assert process.stdout is not None
-            assert process.stdout.readline() == b"ready\n"
+        with offline.driving(DRIVER, spec) as process:
             time.sleep(delay)
-            process.kill()
         assert process.returncode in (-signal.SIGKILL, 0)
     drive_to_the_end(offline, spec)

@@ -11,8 +11,8 @@ import sys
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Callable
-from contextlib import closing, suppress
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
@@ -89,6 +89,24 @@ class World:
             check=False,
         )
         return Done(words, done.returncode, done.stdout, done.stderr)
+
+    @contextmanager
+    def driving(self, *argv: str | Path, **env: str) -> Iterator[subprocess.Popen[bytes]]:
+        """A driver of the crash tests in the background, from where it says that it is ready; killed in the end."""
+        with subprocess.Popen(
+            [sys.executable, *map(str, argv)],
+            cwd=self.folder,
+            env={**self.environment, **env},
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+        ) as process:
+            assert process.stdout is not None
+            assert process.stdout.readline() == b"ready\n"
+            try:
+                yield process
+            finally:
+                process.kill()
 
     def campaign(self, *argv: str | Path, code: int = 0, **env: str) -> Done:
         """Run `campaign ...` and see that it exits with `code`."""

@@ -49,6 +49,16 @@ def labs(folder: Path) -> tuple[Lab, Lab]:
     return dead, Lab(gpu_campaign(folder / "alive", SEES + REPORT, points=1, name="alive"))
 
 
+async def killed_while_it_runs(dead: Lab) -> None:
+    """The process that drives it dies; its job lives."""
+    with as_a_process_that_dies():
+        killed = await dead.open().__aenter__()
+        run = asyncio.create_task(killed.run())
+        await until(lambda: dead.states == ["running"])
+        run.cancel()
+        await asyncio.wait([run])
+
+
 async def test_what_was_never_started_gives_its_gpu_back(tmp_path: Path, home: Any) -> None:
     dead, alive = labs(tmp_path)
     with as_a_process_that_dies():
@@ -83,12 +93,7 @@ async def test_a_dry_run_gets_what_was_never_started(tmp_path: Path, home: Any) 
 
 async def test_a_job_that_lives_keeps_its_gpu_until_it_is_over(tmp_path: Path, home: Any) -> None:
     dead, alive = labs(tmp_path)
-    with as_a_process_that_dies():
-        killed = await dead.open().__aenter__()
-        run = asyncio.create_task(killed.run())
-        await until(lambda: dead.states == ["running"])
-        run.cancel()
-        await asyncio.wait([run])
+    await killed_while_it_runs(dead)
     async with alive.open() as dispatcher:
         run = asyncio.create_task(dispatcher.run())
         await until(lambda: dispatcher.waits)
@@ -117,12 +122,7 @@ class Preferred(LocalLauncher):
 
 async def test_what_another_launcher_of_the_machine_started_is_given_back_too(tmp_path: Path, home: Any) -> None:
     dead, alive = labs(tmp_path)
-    with as_a_process_that_dies():
-        killed = await dead.open().__aenter__()
-        run = asyncio.create_task(killed.run())
-        await until(lambda: dead.states == ["running"])
-        run.cancel()
-        await asyncio.wait([run])
+    await killed_while_it_runs(dead)
     async with alive.open(both()) as dispatcher:
         run = asyncio.create_task(dispatcher.run())
         await until(lambda: dispatcher.waits)

@@ -7,6 +7,7 @@ from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
+from prefect_campaign.launch.many import all_at_once
 from prefect_campaign.launch.poller import Poller
 from prefect_campaign.launch.queue.cancel import Canceller
 from prefect_campaign.launch.queue.jobs import Scheduler, first_number
@@ -101,23 +102,12 @@ class QueueLauncher:
             Refused: it was not taken, and never will be.
             Unknown: it was handed over before, or nobody knows whether it was taken.
         """
-        answer = (await self.submit_all([spec]))[spec.token]
-        if isinstance(answer, CampaignError):
-            raise answer
-        return answer
+        async with self._turns:
+            return await self._submit(spec)
 
     async def submit_all(self, specs: Sequence[AttemptSpec]) -> dict[str, Handle | CampaignError]:
         """Hand many over, some of them at a time; each has its own result."""
-
-        async def one(spec: AttemptSpec) -> Handle | CampaignError:
-            try:
-                async with self._turns:
-                    return await self._submit(spec)
-            except CampaignError as error:
-                return error
-
-        answers = await asyncio.gather(*(one(spec) for spec in specs))
-        return {spec.token: answer for spec, answer in zip(specs, answers, strict=True)}
+        return await all_at_once(self.submit, specs)
 
     async def find(self, spec: AttemptSpec) -> Handle | None:
         """The job by its note, by its claim, or by its token in the scheduler's list.
