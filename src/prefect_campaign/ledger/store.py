@@ -1,6 +1,7 @@
 """Opening the ledger, and its transactions."""
 
 import sqlite3
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -16,6 +17,8 @@ from prefect_campaign.model.errors import Fenced, LedgerDamaged, Refused, Transi
 
 _MIGRATING = 7020_0001
 """Key of the lock under which one process at a time changes the schema (PostgreSQL)."""
+_PATIENCE = 30
+"""How long a lock of another process is waited for, seconds (SQLite)."""
 
 
 class Ledger:
@@ -126,14 +129,15 @@ def _engine(url: str) -> Engine:
         return server_engine(url)
     # Not parsed as a URL: a folder's name may hold a question mark.
     engine = create_engine(
-        URL.create("sqlite", database=_place(url)), connect_args={"timeout": 30, "check_same_thread": False}
+        URL.create("sqlite", database=_place(url)), connect_args={"timeout": _PATIENCE, "check_same_thread": False}
     )
 
     @event.listens_for(engine, "connect")
     def _configure(connection: Any, _record: Any) -> None:
         # The driver's own implicit BEGIN would take the write lock too late; see _begin.
         connection.isolation_level = None
-        for pragma in ("journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON"):
+        _turn_to_wal(connection)
+        for pragma in ("synchronous=FULL", "foreign_keys=ON"):
             connection.execute(f"PRAGMA {pragma}")
 
     @event.listens_for(engine, "begin")
@@ -142,6 +146,19 @@ def _engine(url: str) -> Engine:
         connection.exec_driver_sql("BEGIN" if read_only else "BEGIN IMMEDIATE")
 
     return engine
+
+
+def _turn_to_wal(connection: sqlite3.Connection) -> None:
+    # SQLite does not wait for a lock here, whatever the timeout says, when several open a new file at once.
+    deadline = time.monotonic() + _PATIENCE
+    while True:
+        try:
+            connection.execute("PRAGMA journal_mode=WAL")
+            return
+        except sqlite3.OperationalError as error:
+            if "locked" not in str(error) or time.monotonic() > deadline:
+                raise
+        time.sleep(0.02)
 
 
 def _place(url: str) -> str:
@@ -158,7 +175,7 @@ def _explained(url: str) -> Iterator[None]:
     except OperationalError as error:
         text = str(error.orig)
         if "locked" in text or "busy" in text:
-            raise Transient(f"ledger {place}: locked by another process for 30 s; try again") from error
+            raise Transient(f"ledger {place}: locked by another process for {_PATIENCE} s; try again") from error
         if "deadlock" in text or "could not serialize" in text or "server closed the connection" in text:
             raise Transient(f"ledger {place}: {text.splitlines()[0]}; try again") from error
         if not url.startswith("sqlite"):

@@ -2,10 +2,14 @@
 
 import subprocess
 import sys
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 from prefect_campaign.ledger import queries
 from prefect_campaign.ledger.location import Home
 from prefect_campaign.ledger.reading import Reader
+from prefect_campaign.ledger.store import Ledger
 
 OPEN = """
 import sys
@@ -41,3 +45,19 @@ def test_several_processes_may_open_a_new_home_at_once(home: Home) -> None:
     assert [process.returncode for process in running] == [0] * 4, "\n".join(said)
     with Reader(home.ledger_url) as reader:
         assert sorted(queries.campaign_names(reader)) == ["c0", "c1", "c2", "c3"]
+
+
+def test_a_new_file_is_waited_for_however_many_open_it_at_once(tmp_path: Path) -> None:
+    # SQLite refuses at once, whatever its timeout, while another one changes the journal of the same new file.
+    def mode(ledger: Ledger, together: threading.Barrier) -> str:
+        together.wait()
+        with ledger.read() as connection:
+            return str(connection.exec_driver_sql("PRAGMA journal_mode").scalar())
+
+    with ThreadPoolExecutor(8) as threads:
+        for new in range(12):
+            together = threading.Barrier(8)
+            ledgers = [Ledger(f"sqlite:///{tmp_path / str(new)}.db") for _ in range(8)]
+            assert list(threads.map(mode, ledgers, [together] * 8)) == ["wal"] * 8
+            for ledger in ledgers:
+                ledger.close()
