@@ -159,17 +159,15 @@ class DockerRig:
 @pytest.fixture
 def slurm() -> Iterator[SlurmRig]:
     """The rig's Slurm, shared with other tests: name your jobs so that you know them."""
-    part = _up(Slurm(Home.locate()))
-    with _locked(part, fcntl.LOCK_SH):
+    with _locked(Slurm(Home.locate()), fcntl.LOCK_SH) as part:
         yield SlurmRig(part)
 
 
 @pytest.fixture
 def slurm_alone() -> Iterator[SlurmRig]:
     """The same, with nobody else there: for faults."""
-    part = _up(Slurm(Home.locate()))
     _needs_root()
-    with _locked(part, fcntl.LOCK_EX):
+    with _locked(Slurm(Home.locate()), fcntl.LOCK_EX) as part:
         yield SlurmRig(part)
         part.up()
 
@@ -177,17 +175,15 @@ def slurm_alone() -> Iterator[SlurmRig]:
 @pytest.fixture
 def docker_engine() -> Iterator[DockerRig]:
     """The rig's Docker engine, shared with other tests: label your containers so that you know them."""
-    part = _up(Docker(Home.locate()))
-    with _locked(part, fcntl.LOCK_SH):
+    with _locked(Docker(Home.locate()), fcntl.LOCK_SH) as part:
         yield DockerRig(part)
 
 
 @pytest.fixture
 def docker_engine_alone() -> Iterator[DockerRig]:
     """The same, with nobody else there: for faults."""
-    part = _up(Docker(Home.locate()))
     _needs_root()
-    with _locked(part, fcntl.LOCK_EX):
+    with _locked(Docker(Home.locate()), fcntl.LOCK_EX) as part:
         yield DockerRig(part)
         part.up()
 
@@ -211,19 +207,19 @@ def take_addresses() -> None:
             os.environ.setdefault(name, known[name])
 
 
-def _up(part: Some) -> Some:
-    if part.missing() or not part.is_up():
-        pytest.skip(f"needs the rig's {part.name}: make rig PARTS={part.name}")
-    return part
-
-
 def _needs_root() -> None:
     if os.geteuid() != 0:
         pytest.skip("needs root, to kill the rig's daemons")
 
 
 @contextmanager
-def _locked(part: Part, how: int) -> Iterator[None]:
+def _locked(part: Some, how: int) -> Iterator[Some]:
+    why = f"needs the rig's {part.name}: make rig PARTS={part.name}"
+    if part.missing() or not part.tests_lock.exists():
+        pytest.skip(why)
     with part.tests_lock.open() as file:
         fcntl.flock(file, how)
-        yield
+        # Only now: whoever held it may have had a daemon down.
+        if not part.is_up():
+            pytest.skip(why)
+        yield part
