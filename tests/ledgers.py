@@ -47,13 +47,15 @@ def unsynced() -> Iterator[None]:
 
 
 @contextmanager
-def new_database(*, empty: bool = False) -> Iterator[str]:
+def new_database(*, empty: bool = False, encoding: str = "") -> Iterator[str]:
     """URL of a PostgreSQL database with the ledger's tables, or with nothing in it, which is dropped afterwards."""
     server = os.environ.get("CAMPAIGN_TEST_POSTGRES_URL")
     if not server:
         pytest.skip("needs a PostgreSQL: make rig PARTS=postgres, or CAMPAIGN_TEST_POSTGRES_URL")
     name = f"test_{secrets.token_hex(8)}"
-    _execute(server, f"CREATE DATABASE {name} TEMPLATE {'template0' if empty else _template(server)}")
+    template = "template0" if empty else _template(server)
+    coded = f" ENCODING '{encoding}' LC_COLLATE 'C' LC_CTYPE 'C'" if encoding else ""
+    _execute(server, f"CREATE DATABASE {name} TEMPLATE {template}{coded}")
     try:
         yield _at(server, name)
     finally:

@@ -114,7 +114,10 @@ def server_engine(url: str) -> Engine:
         Refused: the URL is none, or its driver is not installed.
     """
     try:
-        return create_engine(url, pool_pre_ping=True)
+        made = make_url(url)
+        # Whatever the database was made with: in SQL_ASCII text would come as bytes.
+        coded = {"client_encoding": "utf8"} if made.get_backend_name() == "postgresql" else {}
+        return create_engine(made, pool_pre_ping=True, **coded)
     except ModuleNotFoundError as error:
         raise Refused(
             f"CAMPAIGN_LEDGER_URL: needs the Python package {error.name!r}; for PostgreSQL: "

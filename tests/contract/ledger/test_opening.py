@@ -1,4 +1,4 @@
-"""Several processes open a ledger that is not there yet."""
+"""A ledger that is not there yet is opened."""
 
 import subprocess
 import sys
@@ -6,11 +6,20 @@ import threading
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import pytest
+from ledgers import new_database
+from sqlalchemy import text
+
 from prefect_campaign.ledger import queries
 from prefect_campaign.ledger.location import Home
 from prefect_campaign.ledger.reading import Reader
 from prefect_campaign.ledger.store import Ledger
 
+ADD = """
+INSERT INTO campaigns (name, round, status, reason, phase, stage, iteration, plan_hash, spec, fence, waits, created_at,
+    updated_at)
+VALUES (:n, 1, 'open', '', 'pilot', 's', 1, 'h', '{}', 0, '', 0, 0)
+"""
 OPEN = """
 import sys
 from sqlalchemy import text
@@ -21,17 +30,14 @@ home = Home.locate().ensure()
 print("ready", flush=True)
 sys.stdin.readline()
 with Ledger.open(home).write() as connection:
-    connection.execute(text("INSERT INTO campaigns (name, round, status, reason, phase, stage, iteration, plan_hash, "
-        "spec, fence, waits, created_at, updated_at) "
-        "VALUES (:n, 1, 'open', '', 'pilot', 's', 1, 'h', '{}', 0, '', 0, 0)"),
-        {"n": sys.argv[1]})
+    connection.execute(text(sys.argv[2]), {"n": sys.argv[1]})
 """
 
 
 def test_several_processes_may_open_a_new_home_at_once(home: Home) -> None:
     pipe = subprocess.PIPE
     running = [
-        subprocess.Popen([sys.executable, "-c", OPEN, f"c{i}"], stdin=pipe, stdout=pipe, stderr=pipe, text=True)
+        subprocess.Popen([sys.executable, "-c", OPEN, f"c{i}", ADD], stdin=pipe, stdout=pipe, stderr=pipe, text=True)
         for i in range(4)
     ]
     for process in running:
@@ -45,6 +51,18 @@ def test_several_processes_may_open_a_new_home_at_once(home: Home) -> None:
     assert [process.returncode for process in running] == [0] * 4, "\n".join(said)
     with Reader(home.ledger_url) as reader:
         assert sorted(queries.campaign_names(reader)) == ["c0", "c1", "c2", "c3"]
+
+
+@pytest.mark.postgres
+def test_a_database_without_an_encoding_keeps_text() -> None:
+    with new_database(empty=True, encoding="SQL_ASCII") as url:
+        home = Home(Path(), url)
+        ledger = Ledger.open(home)
+        with ledger.write() as connection:
+            connection.execute(text(ADD), {"n": "größer"})
+        ledger.close()
+        with Reader(url) as reader:
+            assert list(queries.campaign_names(reader)) == ["größer"]
 
 
 def test_a_new_file_is_waited_for_however_many_open_it_at_once(tmp_path: Path) -> None:
