@@ -224,7 +224,7 @@ class _Silent(Exception):  # noqa: N818 - what happened
     """The server has been silent for too long."""
 
 
-def tell_outcome(outcome: dict[str, Any], api_url: str) -> None:
+def tell_outcome(outcome: dict[str, Any], api_url: str, *, embedded: bool) -> None:
     """Say on the terminal what the campaign came to, and where the results are."""
     status = outcome.get("status")
     reason = outcome.get("error") or outcome.get("reason") or ""
@@ -236,5 +236,6 @@ def tell_outcome(outcome: dict[str, Any], api_url: str) -> None:
         lines.append("edit the spec and run it again: the changed plan is the next iteration")
     if outcome.get("results") and status in ("completed", "killed", "open"):
         lines.append(f"results in {outcome['results']}")
-    lines.append(f"Prefect UI {ui_url(api_url)} (an embedded server runs on until `campaign down`)")
+    runs_on = " (an embedded server runs on until `campaign down`)" if embedded else ""
+    lines.append(f"Prefect UI {ui_url(api_url)}{runs_on}")
     Console().print("\n".join(lines), soft_wrap=True, markup=False, highlight=False)

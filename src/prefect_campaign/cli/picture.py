@@ -52,10 +52,25 @@ def render(row: dict[str, Any], views: list[ExperimentView]) -> Group:
     return Group(title, bars, *waits, Text(""), latest)
 
 
-def _waits(row: dict[str, Any], views: list[ExperimentView]) -> bool:
-    """Whether what was told about those that wait still holds: somebody drives the campaign, and some do wait."""
-    driven = row["owner"] is not None and (row["owner_expires"] or 0.0) > time.time()
-    return driven and any(v.stage == row["stage"] and v.state in ("ready", "queued") for v in views)
+def overview_table(rows: list[dict[str, Any]], waits_for: dict[int, str]) -> Table:
+    """One line a campaign: where it is, how far its stage is, and what it waits for.
+
+    Args:
+        rows: `ledger.queries.overview`.
+        waits_for: row id -> what a person has to do.
+    """
+    table = Table(box=None, padding=(0, 2, 0, 0))
+    for column in ("campaign", "status", "stage"):
+        table.add_column(column, no_wrap=True)
+    table.add_column("ended", justify="right", no_wrap=True)
+    table.add_column("")
+    for row in rows:
+        counts = {state: n for state, n in row["counts"].items() if state != "superseded"}
+        told = [f"{n} {state}" for state, n in sorted(counts.items()) if state not in ("done", "planned")]
+        over = f"{sum(n for state, n in counts.items() if state in FINAL)}/{sum(counts.values())}"
+        note = waits_for.get(row["id"]) or printable(row["reason"]) or ", ".join(told)
+        table.add_row(Text(row["name"]), row["status"], Text(row["stage"]), over, Text(note))
+    return table
 
 
 def experiment_table(views: list[ExperimentView], width: int) -> Table:
@@ -102,3 +117,13 @@ def reasons(views: list[ExperimentView]) -> list[str]:
 
 def _more(names: list[str]) -> str:
     return f" and {len(names) - 1} more" if len(names) > 1 else ""
+
+
+def driven(row: dict[str, Any]) -> bool:
+    """Whether a process drives the campaign now."""
+    return row["owner"] is not None and (row["owner_expires"] or 0.0) > time.time()
+
+
+def _waits(row: dict[str, Any], views: list[ExperimentView]) -> bool:
+    """Whether what was told about those that wait still holds: somebody drives the campaign, and some do wait."""
+    return driven(row) and any(v.stage == row["stage"] and v.state in ("ready", "queued") for v in views)

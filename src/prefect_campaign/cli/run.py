@@ -7,7 +7,7 @@ import threading
 from typing import Any
 
 from prefect_campaign.cli.live import Watcher
-from prefect_campaign.cli.server import ensure_server, refuse_silent
+from prefect_campaign.cli.server import ensure_server, is_embedded, refuse_silent
 from prefect_campaign.engine.setting import Setting, open_setting, refuse_if_awaited, refuse_if_driven
 from prefect_campaign.engine.tree import tree_of
 from prefect_campaign.ledger import campaigns, gates
@@ -158,7 +158,7 @@ def _quiet() -> None:
 def _told(outcome: dict[str, Any], url: str) -> int:
     from prefect_campaign.cli.live import tell_outcome
 
-    tell_outcome(outcome, url)
+    tell_outcome(outcome, url, embedded=is_embedded(Home.locate(), url))
     if outcome.get("error"):
         return BAD_INPUT
     decided = outcome.get("status") in ("killed", "pivoted")

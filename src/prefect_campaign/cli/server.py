@@ -63,6 +63,11 @@ def known_server(home: Home) -> tuple[str | None, bool]:
     return (url, True) if url else (_running(home), False)
 
 
+def is_embedded(home: Home, api_url: str) -> bool:
+    """Whether this is the server that the command line started for this home."""
+    return _running(home) == api_url
+
+
 def refuse_silent(url: str | None) -> None:
     """See that a configured server answers, if one is configured.
 

@@ -10,14 +10,14 @@ from prefect_campaign.ledger.alert_list import waiting_alerts
 from prefect_campaign.ledger.location import Home
 from prefect_campaign.ledger.reading import Reader
 from prefect_campaign.model.text import printable
+from prefect_campaign.placement.room import count_of
 
 
 def show_status(name: str, *, as_json: bool) -> None:
     """Print where one campaign is, or a list of all."""
     with Reader(Home.locate().ledger_url) as reader:
         if not name:
-            names = queries.campaign_names(reader)
-            print(json.dumps(names) if as_json else "\n".join(names) or "no campaigns yet")
+            _show_all(reader, as_json=as_json)
             return
         if as_json:
             # The keys are fixed; NaN and Infinity have no place in JSON.
@@ -83,6 +83,30 @@ def export_results(name: str, out: Path) -> None:
     setting = open_setting(name)
     for path in export(setting.ledger, setting.campaign, out):
         print(path)
+
+
+def _show_all(reader: Reader, *, as_json: bool) -> None:
+    if as_json:
+        print(json.dumps(queries.campaign_names(reader)))
+        return
+    rows = queries.overview(reader)
+    if not rows:
+        print("no campaigns yet")
+        return
+    from rich.console import Console
+
+    from prefect_campaign.cli.picture import driven, overview_table
+
+    waits_for = {}
+    for row in rows:
+        asked, alerts = queries.gate(reader, row["id"]), waiting_alerts(reader, row["id"])
+        if row["status"] == "at_gate" and asked and not asked["answer"]:
+            waits_for[row["id"]] = f"waits for `campaign approve {row['name']}`"
+        elif alerts:
+            waits_for[row["id"]] = f"{count_of(len(alerts), 'question')}: `campaign alerts {row['name']}`"
+        elif row["status"] in ("open", "at_gate") and not driven(row):
+            waits_for[row["id"]] = row["reason"] or f"nobody drives it now: `campaign resume {row['name']}`"
+    Console().print(overview_table(rows, waits_for))
 
 
 def _plain(value: object) -> object:

@@ -23,6 +23,20 @@ def campaign_names(reader: Reader) -> list[str]:
     return [row["name"] for row in rows]
 
 
+def overview(reader: Reader) -> list[dict[str, Any]]:
+    """The newest round of every campaign, most recently changed first, with `counts` of its stage: state -> number."""
+    rows = reader.rows(
+        "SELECT * FROM campaigns c WHERE round = (SELECT MAX(round) FROM campaigns d WHERE d.name = c.name) "
+        "ORDER BY updated_at DESC, name"
+    )
+    for row in rows:
+        counted = (
+            "SELECT state, COUNT(*) AS n FROM experiments WHERE campaign_id = :id AND stage = :stage GROUP BY state"
+        )
+        row["counts"] = {r["state"]: r["n"] for r in reader.rows(counted, id=row["id"], stage=row["stage"])}
+    return rows
+
+
 def campaign(reader: Reader, name: str) -> dict[str, Any]:
     """The newest round of a campaign.
 
