@@ -59,7 +59,7 @@ class Planner:
         self._ledger = ledger
         self._hosts = hosts
         self._rules = rules_of(campaign)
-        self._probes = ProbeWaits(row.id, campaign.resources, prober, share=self._rules.share)
+        self._probes = ProbeWaits(row.id, campaign.resources, vram, prober, share=self._rules.share)
         self._never: dict[str, str] = {}
         self._told = False
         self._told_waits: tuple[str | None, float] = None, 0.0
@@ -134,16 +134,15 @@ class Planner:
             self._never = dict.fromkeys(self._batch.waiting, why)
             return []
         probed, waiting = self._probed_first(due)
+        if self._campaign.resources.probe:
+            self._probes.read(connection, self._batch.waiting)
         wanted = {e: self._demand(e, left, probed=e in probed) for e in due if e not in waiting}
-        avoided = {e: self._occupied(taken) for e in self._moved & set(wanted)}
+        moved = self._moved & set(wanted)
+        occupied = self._occupied(taken) if moved or probed else frozenset()
+        for exp_id in moved:
+            wanted[exp_id] = replace(wanted[exp_id][0], avoid=wanted[exp_id][0].avoid | occupied), wanted[exp_id][1]
         for exp_id, shape in probed.items():
-            vram = self._probes.memory(connection, shape, left, now)
-            wanted[exp_id] = replace(wanted[exp_id][0], vram_mb=vram), wanted[exp_id][1]
-            avoided[exp_id] = frozenset((v.host, "*") for v in self._hosts.views if v.queue)  # they show no memory
-            if vram is not None and not self._probes.anyway(connection, shape):
-                avoided[exp_id] |= self._occupied(taken)
-        for exp_id, avoid in avoided.items():
-            wanted[exp_id] = replace(wanted[exp_id][0], avoid=wanted[exp_id][0].avoid | avoid), wanted[exp_id][1]
+            wanted[exp_id] = self._probes.demand(wanted[exp_id][0], shape, left, occupied, now), wanted[exp_id][1]
         demands = [*self._of_others(connection, now), *(demand for demand, _ in wanted.values())]
         rules = replace(self._rules, avoid=(*self._rules.avoid, *self._hosts.failed))
         placement = place(demands, self._hosts.views, held, rules, now, self._hosts.extra)

@@ -1,6 +1,7 @@
 """Alerts: what people must hear, what they may answer, and what they answered. `alert_list` reads them."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from sqlalchemy import ColumnElement, Connection, Select, select, update
@@ -15,6 +16,15 @@ ANYWAY = "Continue anyway"
 ELSEWHERE = "Pick another GPU"
 STOP = "Stop"
 SKIP = "Skip the probe"
+
+
+@dataclass(frozen=True)
+class Asked:
+    """A question that waits for an answer, or for its answer to take effect."""
+
+    since: float
+    """Seconds since the epoch."""
+    answer: str | None
 
 
 def add_alert(
@@ -100,6 +110,14 @@ def asked_at(connection: Connection, campaign_id: int, exp_id: str, attempt: int
     """Since when people are asked about an attempt, in seconds since the epoch; None if they are not."""
     row = connection.execute(_one(campaign_id, exp_id, attempt, syndrome)).mappings().first()
     return row["created_at"] if row and row["effect"] is None else None
+
+
+def asked(connection: Connection, campaign_id: int, *, syndrome: str) -> dict[tuple[str, int], Asked]:
+    """(exp_id, number of the attempt) -> what people are asked about it."""
+    a = t.alerts.c
+    query = select(a.exp_id, a.attempt, a.created_at, a.answer)
+    open_ones = query.where(a.campaign_id == campaign_id, a.syndrome == syndrome, a.effect.is_(None)).order_by(a.id)
+    return {(row.exp_id, row.attempt): Asked(row.created_at, row.answer) for row in connection.execute(open_ones)}
 
 
 def answer_of(connection: Connection, campaign_id: int, exp_id: str, attempt: int, *, syndrome: str) -> str | None:

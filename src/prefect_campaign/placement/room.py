@@ -91,6 +91,18 @@ class HostRoom:
             return True
         return len(self.sizes) - self.keep >= gpus and self.sizes[gpus - 1] >= need
 
+    def most_for(self, gpus: int, avoid: frozenset[tuple[str, str]]) -> int:
+        """MiB that are free on each of so many GPUs, at most, for one that shares them and must not get some."""
+        if self.problem or self.queue:
+            return 0
+        may = [g for g in self.gpus if g.takes(0, False, self.share)]
+        may = [g for g in may if avoid.isdisjoint(((self.name, g.uuid), (self.name, "*")))]
+        may.sort(key=lambda g: -g.free)
+        if self.keep:
+            surplus = {g.uuid for g in [g for g in may if not g.leases][max(self.may_open, 0) :]}
+            may = [g for g in may if g.uuid not in surplus]
+        return may[gpus - 1].free if len(may) >= gpus else 0
+
     def slot(self, avoid: frozenset[tuple[str, str]]) -> str | None:
         """The lowest free slot, which is taken thereby; None if there is none outside `avoid`."""
         for i in range(self._next_slot, self.slots):

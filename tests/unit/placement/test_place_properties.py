@@ -9,6 +9,7 @@ from unit.placement.placement_lab import breaches, lease
 from prefect_campaign.model.devices import Gpu, GpuProcess, HostView
 from prefect_campaign.placement.demand import Demand, Held, Rules
 from prefect_campaign.placement.place import place
+from prefect_campaign.placement.room import rooms
 
 SIZES = (8_000, 24_000, 80_000)
 NAMES = ("NVIDIA A100", "NVIDIA RTX 4090")
@@ -127,6 +128,16 @@ def test_every_experiment_that_can_run_runs_in_the_end_and_only_those(demands, h
         if hosts:
             alone = place([demand], hosts, [], rules, 0.0)
             assert bool(alone.assignments) != (demand.exp_id in (impossible or ()))
+
+
+@given(some_hosts(), some_held, some_rules, some_extra, st.integers(1, 3))
+def test_the_most_that_is_free_for_one_is_what_it_can_get(hosts, held, rules, extra, width) -> None:
+    avoid = frozenset({("h0", "GPU-h0-0"), ("h1", "*")})
+    most = max((room.most_for(width, avoid) for room in rooms(hosts, held, rules, extra)), default=0)
+    for vram_mb, fits in ((most * 5 // 6, most > 0), (most, False)):
+        found = place([Demand("e", width, vram_mb, avoid=avoid)], hosts, held, rules, 100.0, extra)
+        if vram_mb:
+            assert bool(found.assignments) == fits
 
 
 @given(st.integers(1, 6), st.integers(1, 4), st.integers(1, 24), st.booleans())
