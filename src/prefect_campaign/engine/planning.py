@@ -26,7 +26,7 @@ from prefect_campaign.ledger.waits import Wait
 from prefect_campaign.model.records import AttemptSpec, ExperimentView
 from prefect_campaign.model.spec import Campaign
 from prefect_campaign.model.states import ExperimentState
-from prefect_campaign.placement.demand import Assignment, Demand, Rules, needed_mb
+from prefect_campaign.placement.demand import AGE_SECONDS, Assignment, Demand, Rules, needed_mb
 from prefect_campaign.placement.place import place
 from prefect_campaign.placement.room import HostRoom, rooms, unmatched
 
@@ -143,7 +143,8 @@ class Planner:
             wanted[exp_id] = replace(wanted[exp_id][0], avoid=wanted[exp_id][0].avoid | occupied), wanted[exp_id][1]
         for exp_id, shape in probed.items():
             wanted[exp_id] = self._probes.demand(wanted[exp_id][0], shape, left, occupied, now), wanted[exp_id][1]
-        demands = [*self._of_others(connection, now), *(demand for demand, _ in wanted.values())]
+        own = [demand for demand, _ in wanted.values()]
+        demands = [*self._of_others(connection, own, now), *own]
         rules = replace(self._rules, avoid=(*self._rules.avoid, *self._hosts.failed))
         placement = place(demands, self._hosts.views, held, rules, now, self._hosts.extra)
         probing = f"{len(waiting)} wait for a probe of their memory" if waiting else ""
@@ -181,25 +182,36 @@ class Planner:
         }
         return {who: moves for who, moves in off.items() if moves}
 
-    def _of_others(self, connection: Connection, now: float) -> list[Demand]:
-        """Several GPUs that other campaigns wait for: in the queue like our own, but theirs to take."""
+    def _of_others(self, connection: Connection, own: Sequence[Demand], now: float) -> list[Demand]:
+        """Several GPUs that other campaigns wait for: in the queue like our own, but theirs to take.
+
+        Of two campaigns that want several only one leaves room for the other, or both would wait for ever.
+        """
         if not self.wants_gpus:
             return []
         told = waits.of_others(connection, self._row.id, [v.host for v in self._hosts.views], now=now)
+        mine = self._longest(own)
         return [
-            Demand(f"{OTHERS}{n}", gpus=w.gpus, vram_mb=w.vram_mb, waiting_since=w.since) for n, w in enumerate(told)
+            Demand(f"{OTHERS}{n}", gpus=w.gpus, vram_mb=w.vram_mb, waiting_since=w.since)
+            for n, w in enumerate(told)
+            if mine is None or _turn(w) < _turn(mine)
         ]
 
     def _tell_others(self, connection: Connection, waiting: Sequence[Demand], now: float) -> None:
         """Let other campaigns leave room for what waits longest here, if it needs several GPUs at once."""
-        wide = [d for d in waiting if d.gpus > 1 and d.exp_id not in self._never]
-        if not wide and not self._told:
+        wait = self._longest([d for d in waiting if d.exp_id not in self._never])
+        if wait is None and not self._told:
             return
-        first = min(wide, key=lambda d: d.waiting_since, default=None)
-        hosts = [v.host for v in self._hosts.views]
-        wait = Wait(first.exp_id, first.gpus, first.vram_mb, hosts, first.waiting_since) if first else None
         waits.tell(connection, self._row.id, wait, now=now)
         self._told = wait is not None
+
+    def _longest(self, own: Sequence[Demand]) -> Wait | None:
+        """Who of those that want several GPUs at once waits longest."""
+        first = min((d for d in own if d.gpus > 1), key=lambda d: d.waiting_since, default=None)
+        if first is None:
+            return None
+        hosts = [v.host for v in self._hosts.views]
+        return Wait(self._row.id, first.exp_id, first.gpus, first.vram_mb, hosts, first.waiting_since)
 
     def _tell_waits(self, connection: Connection, now: float) -> None:
         """Let people know why experiments wait, but not every time that a number in it changes."""
@@ -301,6 +313,11 @@ class Planner:
             return []
         why = f"the budget of {hours:g} h is used up"
         return [self._batch.called_off(e, ExperimentState.ON_HOLD, why) for e in list(self._batch.waiting)]
+
+
+def _turn(wait: Wait) -> tuple[float, int, float, int]:
+    """Whose turn it is first, the same for all campaigns: by age and size, as in placement."""
+    return wait.since // AGE_SECONDS, -wait.gpus, wait.since, wait.campaign_id
 
 
 def rules_of(campaign: Campaign) -> Rules:

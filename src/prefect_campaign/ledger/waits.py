@@ -15,6 +15,7 @@ FRESH_SECONDS = 30.0
 class Wait:
     """The experiment of a campaign that waits longest for several GPUs."""
 
+    campaign_id: int
     exp_id: str
     gpus: int
     vram_mb: int | None
@@ -27,12 +28,12 @@ def tell(connection: Connection, campaign_id: int, wait: Wait | None, *, now: fl
     """Let others know what a campaign waits for now; None: for nothing."""
     connection.execute(delete(t.waits).where(t.waits.c.campaign_id == campaign_id))
     if wait is not None:
-        connection.execute(insert(t.waits).values(campaign_id=campaign_id, told_at=now, **vars(wait)))
+        connection.execute(insert(t.waits).values(told_at=now, **vars(wait)))
 
 
 def of_others(connection: Connection, campaign_id: int, hosts: Collection[str], *, now: float) -> list[Wait]:
     """What other campaigns wait for on some of these hosts."""
     w = t.waits.c
-    query = select(w.exp_id, w.gpus, w.vram_mb, w.hosts, w.since)
+    query = select(w.campaign_id, w.exp_id, w.gpus, w.vram_mb, w.hosts, w.since)
     rows = connection.execute(query.where(w.campaign_id != campaign_id, w.told_at > now - FRESH_SECONDS))
     return [wait for wait in (Wait(*row) for row in rows) if set(wait.hosts) & set(hosts)]
