@@ -5,11 +5,12 @@ import sqlite3
 from pathlib import Path
 
 import pytest
-from sqlalchemy import text
-from unit.ledger.ledger_data import Book, register_demo
+from sqlalchemy import MetaData, insert, select, text
+from unit.ledger.ledger_data import Book, E, register_demo
 
-from prefect_campaign.ledger import queries
+from prefect_campaign.ledger import alerts, queries, store
 from prefect_campaign.ledger import tables as t
+from prefect_campaign.ledger.leases import Claim, Stale, held, take
 from prefect_campaign.ledger.location import SCHEMA_REVISION, Home
 from prefect_campaign.ledger.reading import Reader
 from prefect_campaign.ledger.store import Ledger
@@ -32,6 +33,7 @@ def scribbled(whole: bytes) -> bytes:
     return whole[:4096] + b"\xa5" * (len(whole) - 4096)
 
 
+FULL = [f"main_lr{lr}_s0" for lr in (1, 2, 3)]
 DAMAGE = [garbage, half, header_only, scribbled]
 
 
@@ -112,15 +114,57 @@ def test_the_migrations_make_exactly_the_tables_of_the_code(ledger: Ledger) -> N
         assert context.get_current_revision() == SCHEMA_REVISION
 
 
-@pytest.mark.sqlite_file
-def test_a_ledger_of_the_first_release_is_brought_up_to_date_with_all_that_is_in_it(home: Home, ledger: Ledger) -> None:
+def of_the_first_release(ledger: Ledger) -> None:
+    """Put all that is in a ledger into the tables that the first release made, with the columns that those have."""
+    from alembic.command import upgrade
+    from alembic.config import Config
+
+    config = Config()
+    config.set_main_option("script_location", str(Path(store.__file__).parent / "migrations"))
     with ledger.write() as connection:
-        connection.execute(text("DROP TABLE gpu_numbers"))
-        connection.execute(text("ALTER TABLE leases DROP COLUMN run_dir"))
-        connection.execute(text("UPDATE alembic_version SET version_num = '0001'"))
-    with Ledger.open(home).write() as connection:
-        assert connection.execute(text("SELECT COUNT(*) FROM gpu_numbers")).scalar() == 0
+        rows = {table: connection.execute(select(table)).mappings().all() for table in t.metadata.sorted_tables}
+        today = MetaData()
+        today.reflect(connection)
+        today.drop_all(connection)
+        config.attributes["connection"] = connection
+        upgrade(config, "0001")
+        first = MetaData()
+        first.reflect(connection)
+        assert "gpu_numbers" not in first.tables
+        assert "run_dir" not in first.tables["leases"].columns
+        for table, found in rows.items():
+            for row in sorted(found, key=lambda r: r["id"]):
+                known = {k: v for k, v in row.items() if k != "id" and k in first.tables[table.name].columns}
+                connection.execute(insert(table).values(known))
+    ledger.close()
+
+
+def test_a_ledger_of_the_first_release_is_brought_up_to_date_with_all_that_is_in_it(home: Home, ledger: Ledger) -> None:
+    book = register_demo(ledger)
+    book.open_stage("full")
+    open_one, _, over = (book.launch(e, device=f"slot-{n}") for n, e in enumerate(FULL))
+    book.end(over, values={"objective_value": 0.5})
+    with ledger.write() as connection:
+        asked = {"syndrome": "gpu_busy", "message": "busy", "choices": ("Stop",), "now": 1.0}
+        alerts.raise_alert(connection, book.row.id, open_one.exp_id, 1, **asked)
+    before = book.dump()
+    assert all(before[name] for name in ("campaigns", "plans", "experiments", "attempts", "leases", "events", "alerts"))
+    of_the_first_release(ledger)
+
+    book.ledger = Ledger.open(home)
+    assert book.dump() == before
+    with book.ledger.write() as connection:
         assert connection.execute(text("SELECT version_num FROM alembic_version")).scalar() == SCHEMA_REVISION
+        assert alerts.answer(connection, 1, "Stop", by="ann", now=2.0) == "Stop"
+    with pytest.raises(Stale):
+        book.end(over, E.FAILED)  # what is final stays so
+    book.end(open_one)
+    assert book.states()[open_one.exp_id] == "done"
+    assert [r["device"] for r in book.rows(t.leases)] == ["slot-1"]
+    with book.ledger.write() as connection:  # what is new can be used
+        take(connection, book.row.id, [Claim("here", ("GPU-1",), "probe", run_dir="/r/probe")], now=3.0)
+        assert {r.run_dir for r in held(connection, ["here"])} == {"/r/main_lr2_s0/1", "/r/probe"}
+    book.ledger.close()
 
 
 def test_the_schema_check_would_see_a_missing_column_and_a_missing_constraint(ledger: Ledger) -> None:
