@@ -75,7 +75,9 @@ class DockerMachine(Machine):
     )
     stop_seconds: int = Field(default=STOP_SECONDS, ge=0, description="From TERM to KILL when the engine stops.")
     slots: int | None = Field(
-        default=None, ge=1, description="Experiments that may run at once; by default one per processor core."
+        default=None,
+        ge=1,
+        description="Experiments without GPUs that may run at once; by default as processors suffice.",
     )
     reserve: list[str] = Field(
         default_factory=list, description="GPUs kept for people, never used: index, or UUID or its beginning."

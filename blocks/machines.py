@@ -23,7 +23,9 @@ class LocalMachine(Machine):
     _description = "Runs experiments as processes of the machine that the flow runs on."
 
     slots: int | None = Field(
-        default=None, ge=1, description="Experiments that may run at once; by default one per processor core."
+        default=None,
+        ge=1,
+        description="Experiments without GPUs that may run at once; by default as processors suffice.",
     )
     reserve: list[str] = Field(
         default_factory=list, description="GPUs kept for people, never used: index, or UUID or its beginning."

@@ -63,7 +63,9 @@ class SshMachine(Machine):
         default=["checkpoints/"], description="rsync patterns for what is not copied back from run dirs."
     )
     slots: int | None = Field(
-        default=None, ge=1, description="Experiments without GPUs that may run at once; by default one per processor."
+        default=None,
+        ge=1,
+        description="Experiments without GPUs that may run at once; by default as processors suffice.",
     )
     factor: float = Field(
         default=1.0, gt=0, description="How long an experiment takes here, as a multiple of the reference machine."

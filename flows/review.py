@@ -37,9 +37,10 @@ async def cost_of(setting: Setting) -> CostEstimate:
     launcher = await launcher_of(setting.campaign)
     gpus = setting.campaign.resources.gpus
     try:
-        room = sum(len(v.gpus) for v in await launcher.look()) // gpus if gpus else launcher.slots
+        views, cpus = await launcher.look(), setting.campaign.resources.cpus or 1
     finally:
         launcher.close()
+    room = sum(len(v.gpus) for v in views) // gpus if gpus else sum(v.slots // v.width(cpus) for v in views)
     slots = setting.campaign.policy.max_parallel or max(room, 1)
     pilots = [v for v in setting.views() if v.phase == PILOT]
     return estimate_full_hours(setting.campaign, setting.plan, pilots, slots=slots)

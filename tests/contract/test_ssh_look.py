@@ -41,8 +41,10 @@ async def test_a_host_without_a_driver_has_processors(world: World, sshd: Sshd):
     view = await look(launcher)
     assert (view.host, view.launcher, view.gpus, view.problem, view.factor) == ("gpu1.lab", "ssh", (), "", 2.5)
     assert view.slots == launcher.slots >= 1
+    assert view.cores
     assert abs(view.seen_at - sshd.folder.stat().st_mtime) < 600
-    assert (await look(world.launcher(sshd, slots=7))).slots == 7
+    told = await look(world.launcher(sshd, slots=7))
+    assert (told.slots, told.cores) == (7, False)
 
 
 async def test_gpus_with_owner_and_attempt_of_their_processes(world: World, sshd: Sshd):

@@ -188,12 +188,12 @@ class HostCheck:
         taken = leases.held(connection, [view.host])
         occupied = {(view.host, g.uuid) for g in view.gpus if busy(g, tenants(taken, view.host, g.uuid))}
         vram = site.memory(self._experiment()) if gpus else None
-        demand = Demand(DRY_RUN, gpus=gpus, vram_mb=vram, avoid=frozenset(occupied))
+        demand = Demand(DRY_RUN, gpus, vram, slots=site.campaign.resources.cpus or 1, avoid=frozenset(occupied))
         found = place([demand], [view], site.hosts.held(taken), site.rules, self._hold.now(), site.hosts.extra)
         if found.never:
             raise Refused(found.reasons[DRY_RUN])
         if not found.assignments:
-            raise _NoDevice(f"its dry run waits for {count_of(gpus, 'free GPU') if gpus else 'a free slot'}")
+            raise _NoDevice(f"its dry run waits for {count_of(gpus, 'free GPU') if gpus else 'free slots'}")
         devices, spec = found.assignments[0].devices, self._spec(row)
         shared = site.rules.share and vram is not None
         return leases.Claim(view.host, devices, spec.token, vram, shared=shared, run_dir=spec.run_dir)

@@ -32,7 +32,7 @@ class Hosts:
 
     Args:
         launcher: looks at them.
-        slots: processor slots of a campaign that names no limit of its own; None: as many as each host has.
+        slots: how many experiments without GPUs may run at once, as the campaign says; None: as the host has slots.
         ledger: keeps the numbers of their GPUs.
     """
 
@@ -66,7 +66,7 @@ class Hosts:
         """See every host now."""
         seen = await self._launcher.look()
         if self._slots is not None and len(seen) == 1 and not seen[0].queue:
-            seen = [dataclasses.replace(seen[0], slots=self._slots)]
+            seen = [dataclasses.replace(seen[0], slots=self._slots, cores=False)]
         self._take_in(tuple(seen))
         self.extra = self._peaks.seen(self.seen)
         self._seen_at = self._clock()

@@ -13,25 +13,23 @@ from prefect_campaign.engine.batch import Batch
 from prefect_campaign.engine.durations import wall_asked
 from prefect_campaign.engine.hosts import FRESH_SECONDS, Hosts
 from prefect_campaign.engine.origin import Origin
+from prefect_campaign.engine.others import Others
 from prefect_campaign.engine.preflight import busy, tenants
 from prefect_campaign.engine.probe_waits import ProbeWaits
 from prefect_campaign.engine.probing import Prober
 from prefect_campaign.engine.vram import Vram
-from prefect_campaign.ledger import batches, campaigns, gates, leases, waits
+from prefect_campaign.ledger import batches, campaigns, gates, leases
 from prefect_campaign.ledger.campaigns import CampaignRow
 from prefect_campaign.ledger.experiments import Intent, Move, record_intents
 from prefect_campaign.ledger.location import Home
 from prefect_campaign.ledger.store import Ledger
-from prefect_campaign.ledger.waits import Wait
 from prefect_campaign.model.records import AttemptSpec, ExperimentView
 from prefect_campaign.model.spec import Campaign
 from prefect_campaign.model.states import ExperimentState
-from prefect_campaign.placement.demand import AGE_SECONDS, Assignment, Demand, Rules, needed_mb
+from prefect_campaign.placement.demand import Assignment, Demand, Rules, needed_mb
 from prefect_campaign.placement.place import place
 from prefect_campaign.placement.room import HostRoom, rooms, unmatched
 
-OTHERS = "another campaign's "
-"""No exp_id has a space in it."""
 OFFERED = 64
 """So many of the experiments that wait for GPUs are tried to be placed at once."""
 TELL_SECONDS = 5.0
@@ -60,8 +58,8 @@ class Planner:
         self._hosts = hosts
         self._rules = rules_of(campaign)
         self._probes = ProbeWaits(row.id, campaign.resources, vram, prober, share=self._rules.share)
+        self._others = Others(row.id, hosts, gpus=campaign.resources.gpus > 0)
         self._never: dict[str, str] = {}
-        self._told = False
         self._told_waits: tuple[str | None, float] = None, 0.0
         self._moved: set[str] = set()
         """Those that left a busy GPU for a free one: they are not to be put on a busy one again."""
@@ -84,7 +82,8 @@ class Planner:
         """How many more experiments are worth placing while so many are under way."""
         limit = self._campaign.policy.max_parallel
         # Of many that wait for GPUs some are placed in vain: that gives people the reason.
-        slots = sum(v.slots for v in self._hosts.views if v.queue or not self.wants_gpus)
+        cpus = self._campaign.resources.cpus or 1
+        slots = sum(v.slots // v.width(cpus) for v in self._hosts.views if v.queue or not self.wants_gpus)
         room = max(0, slots - busy) + (OFFERED if self.wants_gpus else 0)
         return max(0, room if limit is None else min(room, limit - busy))
 
@@ -136,7 +135,8 @@ class Planner:
         probed, waiting = self._probed_first(due)
         if self._campaign.resources.probe:
             self._probes.read(connection, self._batch.waiting)
-        wanted = {e: self._demand(e, left, probed=e in probed) for e in due if e not in waiting}
+        slots = max((v.width(self._campaign.resources.cpus or 1) for v in self._hosts.views), default=1)
+        wanted = {e: self._demand(e, left, slots, probed=e in probed) for e in due if e not in waiting}
         moved = self._moved & set(wanted)
         occupied = self._occupied(taken) if moved or probed else frozenset()
         for exp_id in moved:
@@ -144,11 +144,11 @@ class Planner:
         for exp_id, shape in probed.items():
             wanted[exp_id] = self._probes.demand(wanted[exp_id][0], shape, left, occupied, now), wanted[exp_id][1]
         own = [demand for demand, _ in wanted.values()]
-        demands = [*self._of_others(connection, own, now), *own]
+        demands = [*self._others.demands(connection, own, now), *own]
         rules = replace(self._rules, avoid=(*self._rules.avoid, *self._hosts.failed))
         placement = place(demands, self._hosts.views, held, rules, now, self._hosts.extra)
         probing = f"{len(waiting)} wait for a probe of their memory" if waiting else ""
-        first = next((e for e in wanted if e in placement.reasons), None) if self.wants_gpus else None
+        first = next((e for e in wanted if e in placement.reasons), None) if self.wants_gpus or slots > 1 else None
         why = f"{first} {placement.reasons[first]}" if first else ""
         self.waits = "; ".join(filter(None, (placement.waits, probing, why)))
         # A host that cannot be seen now may be the one that has room.
@@ -159,9 +159,8 @@ class Planner:
         intents = [
             self._intent(self._batch.waiting[a.exp_id], a, *wanted[a.exp_id]) for a in got if a.exp_id not in probed
         ]
-        if self.wants_gpus:
-            placed = {a.exp_id for a in got}
-            self._tell_others(connection, [d for d, _ in wanted.values() if d.exp_id not in placed], now)
+        placed = {a.exp_id for a in got}
+        self._others.tell(connection, [d for d in own if d.exp_id not in placed | set(self._never)], now)
         record_intents(connection, self._row.id, intents, now=now)
         if self._campaign.sweep.optuna_search:
             batches.record_params(connection, self._row.id, [i.spec for i in intents])
@@ -182,37 +181,6 @@ class Planner:
         }
         return {who: moves for who, moves in off.items() if moves}
 
-    def _of_others(self, connection: Connection, own: Sequence[Demand], now: float) -> list[Demand]:
-        """Several GPUs that other campaigns wait for: in the queue like our own, but theirs to take.
-
-        Of two campaigns that want several only one leaves room for the other, or both would wait for ever.
-        """
-        if not self.wants_gpus:
-            return []
-        told = waits.of_others(connection, self._row.id, [v.host for v in self._hosts.views], now=now)
-        mine = self._longest(own)
-        return [
-            Demand(f"{OTHERS}{n}", gpus=w.gpus, vram_mb=w.vram_mb, waiting_since=w.since)
-            for n, w in enumerate(told)
-            if mine is None or _turn(w) < _turn(mine)
-        ]
-
-    def _tell_others(self, connection: Connection, waiting: Sequence[Demand], now: float) -> None:
-        """Let other campaigns leave room for what waits longest here, if it needs several GPUs at once."""
-        wait = self._longest([d for d in waiting if d.exp_id not in self._never])
-        if wait is None and not self._told:
-            return
-        waits.tell(connection, self._row.id, wait, now=now)
-        self._told = wait is not None
-
-    def _longest(self, own: Sequence[Demand]) -> Wait | None:
-        """Who of those that want several GPUs at once waits longest."""
-        first = min((d for d in own if d.gpus > 1), key=lambda d: d.waiting_since, default=None)
-        if first is None:
-            return None
-        hosts = [v.host for v in self._hosts.views]
-        return Wait(self._row.id, first.exp_id, first.gpus, first.vram_mb, hosts, first.waiting_since)
-
     def _tell_waits(self, connection: Connection, now: float) -> None:
         """Let people know why experiments wait, but not every time that a number in it changes."""
         if self.waits != self._told_waits[0] and now - self._told_waits[1] >= TELL_SECONDS:
@@ -232,11 +200,11 @@ class Planner:
                 first[shape] = exp_id
         return {exp_id: shape for shape, exp_id in first.items()}, waiting
 
-    def _demand(self, exp_id: str, left: Sequence[HostRoom], *, probed: bool) -> tuple[Demand, str | None]:
+    def _demand(self, exp_id: str, left: Sequence[HostRoom], slots: int, *, probed: bool) -> tuple[Demand, str | None]:
         """What it wants, and whose word its memory is; `_probes` says how much a probe gets."""
         wanted, view = self._campaign.resources, self._batch.waiting[exp_id]
         seconds = self._batch.expected_seconds(exp_id)
-        demand = Demand(exp_id, gpus=wanted.gpus, waiting_since=view.updated_at, seconds=seconds)
+        demand = Demand(exp_id, gpus=wanted.gpus, waiting_since=view.updated_at, seconds=seconds, slots=slots)
         if not self.wants_gpus:
             return demand, None
         known = self._vram.estimate(view)
@@ -313,11 +281,6 @@ class Planner:
             return []
         why = f"the budget of {hours:g} h is used up"
         return [self._batch.called_off(e, ExperimentState.ON_HOLD, why) for e in list(self._batch.waiting)]
-
-
-def _turn(wait: Wait) -> tuple[float, int, float, int]:
-    """Whose turn it is first, the same for all campaigns: by age and size, as in placement."""
-    return wait.since // AGE_SECONDS, -wait.gpus, wait.since, wait.campaign_id
 
 
 def rules_of(campaign: Campaign) -> Rules:

@@ -57,7 +57,7 @@ class LocalLauncher(WithNumbers):
     """Runs attempts on this machine.
 
     Args:
-        slots: how many jobs may run at once; by default the CPUs this process may use.
+        slots: how many jobs may run at once; by default one for each of the CPUs this process may use.
         reserve: GPUs that are kept for people: indices, UUIDs or their beginnings.
         keep_free: how many usable GPUs are always left free for people.
         factor: how long an experiment takes here / on the reference host.
@@ -80,6 +80,7 @@ class LocalLauncher(WithNumbers):
         tmux: bool = False,
     ) -> None:
         self.slots = slots or len(os.sched_getaffinity(0))
+        self._cores = slots is None
         self.reserve = frozenset(reserve)
         self.keep_free = keep_free
         self.factor = factor
@@ -109,6 +110,7 @@ class LocalLauncher(WithNumbers):
                 reserve=self.reserve | reserved_uuids(self.reserve, host, gpus),
                 keep_free=self.keep_free,
                 seen_at=self._clock(),
+                cores=self._cores,
             )
         ]
 

@@ -150,7 +150,7 @@ def record_intents(connection: Connection, campaign_id: int, intents: Sequence[I
             i.spec.exp_id,
             i.old,
             ExperimentState.LAUNCHING,
-            f"attempt {i.spec.attempt} on {i.host} {', '.join(i.devices)}",
+            f"attempt {i.spec.attempt} on {i.host} {_named(i.devices)}",
             {"attempt": i.spec.attempt, "retry_at": None},
         )
         for i in intents
@@ -213,6 +213,12 @@ def _in_state(connection: Connection, campaign_id: int, state: ExperimentState, 
 def _claim(intent: Intent) -> Claim:
     vram = intent.spec.vram_mb if intent.spec.gpus else None
     return Claim(intent.host, intent.devices, intent.spec.token, vram, intent.shared, intent.until)
+
+
+def _named(devices: Sequence[str]) -> str:
+    """Devices for people, whom it tells nothing which slots they are."""
+    slots = len(devices) > 1 and devices[0].startswith("slot-")
+    return f"{len(devices)} slots" if slots else ", ".join(devices)
 
 
 def _attempt_values(campaign_id: int, intent: Intent, now: float) -> dict[str, Any]:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from prefect_campaign.model.errors import Refused
 
-SCHEMA_REVISION = "0002"
+SCHEMA_REVISION = "0003"
 """Newest migration; a ledger at this revision is opened without loading the migration tool."""
 
 

@@ -155,6 +155,7 @@ waits = Table(
     Column("campaign_id", ForeignKey("campaigns.id"), nullable=False, unique=True),
     Column("exp_id", String(80), nullable=False),
     Column("gpus", Integer, nullable=False),
+    Column("slots", Integer, nullable=False, server_default="1"),
     Column("vram_mb", Integer),
     Column("hosts", JSON, nullable=False),
     Column("since", Float, nullable=False),

@@ -75,7 +75,7 @@ class HostView:
     host: str
     """Its name in the ledger: one for each machine, whoever looks at it."""
     slots: int
-    """How many experiments without GPUs may run at once."""
+    """How many experiments without GPUs may run at once; each may take several where they are its `cores`."""
     gpus: tuple[Gpu, ...] = ()
     """In PCI order; empty on a machine without any, which is fine."""
     problem: str = ""
@@ -96,3 +96,9 @@ class HostView:
     """How many of its usable GPUs are always left free for people."""
     seen_at: float = 0.0
     """Seconds since the epoch."""
+    cores: bool = False
+    """Whether its slots are its processors, as nobody has said how many experiments may run at once."""
+
+    def width(self, cpus: int) -> int:
+        """How many of its slots an experiment takes that asks for so many processors; all of them if it has fewer."""
+        return max(1, min(cpus, self.slots)) if self.cores else 1

@@ -75,7 +75,9 @@ class Resources(Model):
         default=None,
         ge=1,
         le=4096,
-        description="Processors; default: the launcher's own: 1 where a queue is asked, all but two in a container.",
+        description="Processors; default: the launcher's own: 1 where a queue is asked, all but two in a container. "
+        "Without GPUs an experiment waits until so many are free, or all of a machine that has fewer; unless a number "
+        "of experiments at once was named.",
     )
     memory_mb: int | None = Field(default=None, ge=1, description="MiB of main memory; default: the launcher's.")
     shm_mb: int | None = Field(default=None, ge=1, description="MiB of shared memory, where a container limits it.")

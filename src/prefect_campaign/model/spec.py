@@ -134,7 +134,9 @@ class Policy(Model):
     full_retries: int = Field(default=3, ge=0, le=20)
     retry_delay_seconds: float = Field(default=1.0, ge=0, description="Doubles with every attempt.")
     retry_hours: float = Field(default=24.0, gt=0, description="Limit over all attempts of one experiment.")
-    max_parallel: int | None = Field(default=None, ge=1, description="Slots; default: one for each processor.")
+    max_parallel: int | None = Field(
+        default=None, ge=1, description="Experiments at once; default: as processors suffice."
+    )
     max_experiments: int = Field(default=1000, ge=1)
     budget: Budget = Budget()
     gpus: GpuPolicy = GpuPolicy()

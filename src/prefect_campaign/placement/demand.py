@@ -18,7 +18,7 @@ class Demand:
 
     exp_id: str
     gpus: int = 0
-    """All on one host; 0: one processor slot."""
+    """All on one host; 0: processor slots."""
     vram_mb: int | None = None
     """Per GPU; None: a whole GPU, whatever its size."""
     not_before: float = 0.0
@@ -26,6 +26,10 @@ class Demand:
     waiting_since: float = 0.0
     seconds: float | None = None
     """Expected duration on the reference host, if known."""
+    slots: int = 1
+    """Without GPUs: how many, on a host whose slots are processors; elsewhere one."""
+    others: bool = False
+    """Whether it is another campaign's, which may see the host's slots in another way."""
     avoid: frozenset[tuple[str, str]] = frozenset()
     """(host, device) or (host, "*") that it must not get, for example after a failed preflight."""
 
@@ -74,7 +78,7 @@ class Assignment:
     exp_id: str
     host: str
     devices: tuple[str, ...]
-    """UUIDs in the order of their index, or one slot."""
+    """UUIDs in the order of their index, or slots."""
 
 
 @dataclass(frozen=True)

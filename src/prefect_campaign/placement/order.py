@@ -41,7 +41,11 @@ def order(sizes: Sequence[int], rules: Rules, demands: Sequence[Demand]) -> Call
         return found
 
     def alone(demand: Demand) -> _Key:
-        return (demand.age, -demand.gpus, -math.frexp(longest if demand.seconds is None else demand.seconds)[1])
+        return (
+            demand.age,
+            -(demand.gpus or demand.slots),
+            -math.frexp(longest if demand.seconds is None else demand.seconds)[1],
+        )
 
     def shared(demand: Demand) -> _Key:
         if not demand.gpus:

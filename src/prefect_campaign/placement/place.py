@@ -32,8 +32,8 @@ def place(
 ) -> Placement:
     """Give devices to as many demands as the rules allow.
 
-    They are looked at by age, then by size, then as given (`order`). GPUs are kept for the first ones that have to
-    wait, so that none is passed over for ever; who cannot run at all keeps none.
+    They are looked at by age, then by size, then as given (`order`). GPUs and slots are kept for the first ones that
+    have to wait, so that none is passed over for ever; who cannot run at all keeps none.
 
     Args:
         demands: who wants to start, most wanted first; of two with one id the first counts.
@@ -65,7 +65,7 @@ def place(
     shapes: dict[str, Shape] = {}
     cache: dict[tuple[object, ...], Shape] = {}
     for demand in waiting:
-        key = (demand.gpus, demand.vram_mb, demand.avoid)
+        key = (demand.gpus, demand.slots, demand.vram_mb, demand.avoid)
         shape = cache.get(key)
         if shape is None:
             shape = cache[key] = Shape(demand, left)
@@ -79,7 +79,7 @@ def place(
 def _assign(
     due: Sequence[Demand], left: Sequence[HostRoom], now: float
 ) -> tuple[list[Assignment], list[Demand], dict[str, str]]:
-    """Whoever fits, in that order; who waits; and whose GPUs are booked on which host."""
+    """Whoever fits, in that order; who waits; and for whom GPUs or slots are kept on which host."""
     found: list[Assignment] = []
     waiting: list[Demand] = []
     keeper = Keeper(left, now)
@@ -87,17 +87,18 @@ def _assign(
     packed = sum(d.gpus for d in due) > sum(not g.leases for host in left for g in host.gpus)
     for demand in due:
         if not demand.gpus:
-            host_and_slot = slots.take(demand)
-            if host_and_slot is None:
+            taken = slots.take(demand)
+            if taken is None:
                 waiting.append(demand)
+                slots.keep(demand)
             else:
-                found.append(Assignment(demand.exp_id, host_and_slot[0], (host_and_slot[1],)))
+                found.append(taken)
             continue
         choice = _seek(demand, left, packed, now)
         if choice is None:
             queued = slots.take(demand, queues_only=True)
             if queued is not None:
-                found.append(Assignment(demand.exp_id, queued[0], (queued[1],)))
+                found.append(queued)
                 continue
             waiting.append(demand)
             keeper.keep(demand)
@@ -105,7 +106,7 @@ def _assign(
         host, gpus = choice
         host.take(demand, gpus, now)
         found.append(Assignment(demand.exp_id, host.name, tuple(g.uuid for g in gpus)))
-    return found, waiting, keeper.kept
+    return found, waiting, keeper.kept | slots.kept
 
 
 def _seek(demand: Demand, left: Sequence[HostRoom], packed: bool, now: float) -> tuple[HostRoom, list[GpuRoom]] | None:
@@ -159,23 +160,47 @@ def _dated(lease: Held, now: float) -> Held:
 
 
 class _Slots:
-    """Free slots of the hosts, from the least loaded host; those of queues last."""
+    """Free slots of the hosts, from the least loaded host; where there are too few in all later, of queues last.
+
+    Who needs several gets them all at once. For the first one that has to wait, those of the host where fewest are
+    missing are kept as they come free: those of its age may pass it, newer ones cannot, however many come.
+    """
 
     def __init__(self, left: Sequence[HostRoom]) -> None:
+        self.kept: dict[str, str] = {}
+        """exp_id -> host."""
+        self._left = left
         self._hosts = [h for h in left if not h.away and h.slots > h.slots_taken]
+        self._keeps: tuple[HostRoom, float] | None = None
 
-    def take(self, demand: Demand, *, queues_only: bool = False) -> tuple[str, str] | None:
-        """(host, slot) for it; None if no host has a slot that it may get."""
+    def take(self, demand: Demand, *, queues_only: bool = False) -> Assignment | None:
+        """Slots for it; None if no host has as many as it needs and may get."""
         hosts = [h for h in self._hosts if h.queue] if queues_only else self._hosts
         if len(hosts) > 1:
-            hosts = sorted(hosts, key=lambda h: (h.queue, h.slots_taken / h.slots, h.factor))
+            want = demand.slots
+            hosts = sorted(
+                hosts, key=lambda h: (h.queue, h.cores and h.slots < want, h.slots_taken / h.slots, h.factor)
+            )
         for host in hosts:
             if demand.avoid and (host.name, "*") in demand.avoid:
                 continue
-            slot = host.slot(demand.avoid)
-            if slot is None:
+            if self._keeps and host is self._keeps[0] and demand.age > self._keeps[1]:
+                continue
+            slots = host.take_slots(demand)
+            if slots is None:
                 continue
             if host.slots_taken == host.slots:
                 self._hosts.remove(host)
-            return host.name, slot
+            return Assignment(demand.exp_id, host.name, slots)
         return None
+
+    def keep(self, demand: Demand) -> None:
+        """Let newer ones not take the slots that come free for a demand that needs several, if it is the first."""
+        if self._keeps or demand.slots == 1:
+            return
+        may = [h for h in self._left if not (h.away or h.queue) and h.width(demand) > 1]
+        may = [h for h in may if (h.name, "*") not in demand.avoid]
+        host = min(may, key=lambda h: h.width(demand) + h.slots_taken - h.slots, default=None)
+        if host:
+            self._keeps = host, demand.age
+            self.kept[demand.exp_id] = host.name

@@ -19,13 +19,15 @@ class Shape:
         self.count = 0
         self.need = needed_mb(demand.vram_mb)
         self.never = bool(left) and not any(h.could_ever(demand.gpus, self.need) for h in left)
+        self.slots = max((h.width(demand) for h in left), default=demand.slots)
+        """At most on any host."""
         self.text = ""
 
     @property
     def wish(self) -> str:
         """What it needs, in words."""
         if not self.demand.gpus:
-            return "a free slot"
+            return "a free slot" if self.slots == 1 else f"{self.slots} free slots"
         if self.demand.vram_mb is None:
             return count_of(self.demand.gpus, "whole GPU")
         return f"{count_of(self.demand.gpus, 'GPU')} with {gb(self.need)} free"
@@ -55,7 +57,8 @@ class Reasons(Mapping[str, str]):
         if not shape.text:
             shape.text = _never(shape, self._left) if shape.never else _waits(shape, self._left, self._kept)
         mine = self._kept.get(exp_id)
-        return f"{shape.text}; GPUs of {mine} are kept for it" if mine else shape.text
+        what = "GPUs" if shape.demand.gpus else "slots"
+        return f"{shape.text}; {what} of {mine} are kept for it" if mine else shape.text
 
     def __iter__(self) -> Iterator[str]:
         yield from self._shapes
@@ -92,7 +95,7 @@ def _brief(shape: Shape, left: Sequence[HostRoom]) -> str:
     if shape.demand.gpus:
         return shape.wish
     slots, taken = sum(h.slots for h in left), sum(h.slots_taken for h in left)
-    return f"a free slot ({slots} in all, {taken} leased)"
+    return f"{shape.wish} ({slots} in all, {taken} leased)"
 
 
 def _waits(shape: Shape, left: Sequence[HostRoom], kept: Mapping[str, str]) -> str:
@@ -123,8 +126,9 @@ def _on(shape: Shape, host: HostRoom, kept: Mapping[str, str]) -> str:
         return "not for this experiment"
     if host.queue:
         return f"has its {count_of(host.slots, 'job')}" if host.slots else "takes no jobs"
+    first = next((exp_id for exp_id, name in kept.items() if name == host.name), None)
     if not demand.gpus:
-        return f"all {count_of(host.slots, 'slot')} leased" if host.slots else "no slots"
+        return _slots_of(host, demand, first)
     whole = demand.vram_mb is None
     why: Counter[str] = Counter()
     fit = empty = most = 0
@@ -146,13 +150,24 @@ def _on(shape: Shape, host: HostRoom, kept: Mapping[str, str]) -> str:
         fit -= back
         why["kept free for people"] += back
     why.update(host.closed)
-    first = next((exp_id for exp_id, name in kept.items() if name == host.name), None)
     if fit >= demand.gpus and first:
         return f"{fit} free, kept for {first}, which goes first"
     if most:
         why[f"with at most {gb(most)} free"] = why.pop("with too little free")
     found = f"{fit or 'none'} of {count_of(len(host.gpus) + host.closed.total(), 'GPU')}"
     return f"{found} ({', '.join(f'{n} {text}' for text, n in why.items())})" if why else found
+
+
+def _slots_of(host: HostRoom, demand: Demand, first: str | None) -> str:
+    """What slots it has."""
+    free = host.slots - host.slots_taken
+    if not host.slots:
+        return "no slots"
+    if not free:
+        return f"all {count_of(host.slots, 'slot')} leased"
+    if free >= host.width(demand) and first:
+        return f"{free} of {count_of(host.slots, 'slot')} free, kept for {first}, which goes first"
+    return f"{free} of {count_of(host.slots, 'slot')} free"
 
 
 def _never(shape: Shape, left: Sequence[HostRoom]) -> str:

@@ -58,6 +58,8 @@ class HostRoom:
         self.unread = bool(view.problem or view.gpu_problem) and not view.gpus
         """Nobody knows what it has."""
         self.slots = max(view.slots, 0)
+        self.cores = view.cores
+        """Whether they are its processors."""
         # A queue may take fewer jobs than it did; then those that it has are in any slots.
         self.slots_taken = len(taken) if self.queue else sum(f"slot-{i}" in taken for i in range(self.slots))
         self._taken = set(taken)
@@ -103,16 +105,26 @@ class HostRoom:
             may = [g for g in may if g.uuid not in surplus]
         return may[gpus - 1].free if len(may) >= gpus else 0
 
-    def slot(self, avoid: frozenset[tuple[str, str]]) -> str | None:
-        """The lowest free slot, which is taken thereby; None if there is none outside `avoid`."""
+    def width(self, demand: Demand) -> int:
+        """How many of its slots a demand without GPUs takes: all of them if it wants more."""
+        return max(1, min(demand.slots, self.slots)) if self.cores or (demand.others and not self.queue) else 1
+
+    def take_slots(self, demand: Demand) -> tuple[str, ...] | None:
+        """The lowest free slots, which are taken thereby; None if there are too few outside `Demand.avoid`."""
+        width, avoid = self.width(demand), demand.avoid
+        if self.slots - self.slots_taken < width:
+            return None
+        found: list[str] = []
         for i in range(self._next_slot, self.slots):
             slot = f"slot-{i}"
             if slot not in self._taken and (not avoid or (self.name, slot) not in avoid):
-                self._taken.add(slot)
-                self.slots_taken += 1
-                # Those below are taken, unless somebody just avoided them.
-                self._next_slot = self._next_slot if avoid else i + 1
-                return slot
+                found.append(slot)
+                if len(found) == width:
+                    self._taken.update(found)
+                    self.slots_taken += width
+                    # Those below are taken, unless somebody just avoided them.
+                    self._next_slot = self._next_slot if avoid else i + 1
+                    return tuple(found)
         return None
 
     def wish(self, demand: Demand) -> Wish:

@@ -245,28 +245,6 @@ async def test_the_only_attempt_moves_to_a_gpu_that_becomes_free(tmp_path: Path,
     assert list(seen(tmp_path).values()) == [[driver.uuids[1]]]
 
 
-async def test_many_small_ones_do_not_starve_a_big_one_of_another_campaign(
-    tmp_path: Path, home: Any, driver: Driver
-) -> None:
-    driver.set(gpus(2))
-    for name in ("big", "small"):
-        (tmp_path / name).mkdir()
-    small = Lab(gpu_campaign(tmp_path / "small", SEES + "sleep 0.3\n" + REPORT, points=12, name="small"))
-    big = Lab(gpu_campaign(tmp_path / "big", SEES + REPORT, count=2, points=1, name="big"))
-    async with small.open() as busy, big.open() as waiting:
-        runs = [asyncio.create_task(busy.run())]
-        await until(lambda: len(seen(tmp_path / "small")) == 2)
-        # It asks later than all those that wait already; for new ones it would not have to wait at all.
-        with small.setting.ledger.write() as connection:
-            old = t.experiments.update().where(t.experiments.c.campaign_id == big.setting.row.id)
-            connection.execute(old.values(updated_at=0.0))
-        runs.append(asyncio.create_task(waiting.run()))
-        await until(lambda: big.states == ["done"], 60)
-        assert small.states.count("done") < 12
-        await asyncio.wait_for(asyncio.gather(*runs), 60)
-    assert small.states == ["done"] * 12
-
-
 async def test_a_driver_that_fails_keeps_nobody_from_the_processor(tmp_path: Path, home: Any, driver: Driver) -> None:
     driver.set(gpus(1))
     driver.fail(MISMATCH)
@@ -312,23 +290,3 @@ async def test_a_gpu_at_work_that_shows_no_process_is_not_chosen_again_and_again
     assert lab.states == ["done"] * 2
     assert list(seen(tmp_path).values()) == [[driver.uuids[1]]] * 2
     assert max(r["attempt"] for r in lab.rows(t.attempts)) <= 2
-
-
-async def test_two_campaigns_that_wait_for_the_same_do_not_wait_for_each_other(
-    tmp_path: Path, home: Any, driver: Driver
-) -> None:
-    driver.set(gpus(2))
-    for name in ("first", "one", "two"):
-        (tmp_path / name).mkdir()
-    first = Lab(gpu_campaign(tmp_path / "first", SEES + "sleep 1\n" + REPORT, count=2, points=1, name="first"))
-    both = [Lab(gpu_campaign(tmp_path / n, SEES + REPORT, count=2, points=2, name=n)) for n in ("one", "two")]
-    with first.setting.ledger.write() as connection:  # whatever the clock says: within one hour
-        for number, lab in enumerate(both):
-            mine = t.experiments.update().where(t.experiments.c.campaign_id == lab.setting.row.id)
-            connection.execute(mine.values(updated_at=10.0 + number))
-    async with first.open() as busy, both[0].open() as one, both[1].open() as two:
-        runs = [asyncio.create_task(busy.run())]
-        await until(lambda: seen(tmp_path / "first"))
-        runs += [asyncio.create_task(one.run()), asyncio.create_task(two.run())]
-        await asyncio.wait_for(asyncio.gather(*runs), 30)
-    assert [lab.states for lab in both] == [["done"] * 2] * 2

@@ -60,7 +60,8 @@ def breaches(
         demand, view = wanted[a.exp_id], views[a.host]
         if demand.not_before > now or view.problem or a.host in rules.avoid:
             found.append(f"{a} too early, or on a host with a problem or avoided")
-        if len(set(a.devices)) != max(demand.gpus, 1):
+        by_width = not demand.gpus and (view.cores or demand.others) and not view.queue
+        if len(set(a.devices)) != (min(demand.slots, view.slots) if by_width else max(demand.gpus, 1)):
             found.append(f"{a} has not just what it needs")
         if any((a.host, x) in demand.avoid for x in (*a.devices, "*")):
             found.append(f"{a} is where it must not be")

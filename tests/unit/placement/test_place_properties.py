@@ -41,12 +41,13 @@ def some_hosts(draw) -> list[HostView]:
     return [
         HostView(
             name,
-            draw(st.integers(0, 3)),
+            draw(st.integers(0, 5)),
             tuple(draw(gpus(name, i)) for i in range(draw(st.integers(0, 4)))),
             problem=draw(st.sampled_from(("", "", "", "unreachable"))),
             factor=draw(st.sampled_from((0.5, 1.0, 2.0))),
             reserve=draw(st.frozensets(st.sampled_from(("0", f"GPU-{name}-1")), max_size=1)),
             keep_free=draw(st.sampled_from((0, 0, 1))),
+            cores=draw(st.booleans()),
         )
         for name in ("h0", "h1", "h2")[: draw(st.integers(0, 3))]
     ]
@@ -83,6 +84,8 @@ some_demands = st.lists(
         not_before=st.sampled_from((0.0, 0.0, 101.0)),
         waiting_since=st.sampled_from((0.0, 4_000.0)),
         seconds=st.none() | st.sampled_from((0.0, 60.0, 500.0)),
+        slots=st.sampled_from((1, 1, 2, 3, 9)),
+        others=st.booleans(),
         avoid=st.frozensets(places.map(lambda p: (p[0], f"GPU-{p[0]}-{p[1]}")) | st.just(("h0", "*")), max_size=1),
     ),
     max_size=12,

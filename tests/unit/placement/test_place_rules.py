@@ -166,6 +166,23 @@ def test_experiments_without_gpus_take_free_slots_in_order_of_the_plan() -> None
     assert placement.reasons["e4"] == "waits: needs a free slot; h: all 4 slots leased"
 
 
+def test_one_takes_as_many_slots_as_it_wants_processors_or_all_where_there_are_fewer() -> None:
+    demands = [Demand(f"e{i}", slots=3) for i in range(3)]
+    held = [Held("big", "slot-1", "x", None)]
+    views = [host("small", 0, slots=2, cores=True), host("big", 0, slots=5, cores=True), host("told", 0, slots=1)]
+    assert got(place(demands, views, held, Rules(), 0)) == {
+        "e0": ("told", "slot-0"),  # a person said that one may run there
+        "e1": ("big", "slot-0", "slot-2", "slot-3"),
+        "e2": ("small", "slot-0", "slot-1"),
+    }
+
+
+def test_a_job_of_a_queue_is_one_whatever_it_asks_for() -> None:
+    queue = host("q", 0, slots=2, queue=True)
+    demands = [Demand("a", slots=9), Demand("b", slots=9, others=True)]
+    assert got(place(demands, [queue], [], Rules(), 0)) == {"a": ("q", "slot-0"), "b": ("q", "slot-1")}
+
+
 def test_a_queue_that_takes_fewer_jobs_than_before_counts_all_that_it_has():
     held = [Held("q", "slot-7", "x", None), Held("q", "slot-9", "y", None)]
     queue = host("q", 0, slots=3, queue=True)

@@ -23,7 +23,7 @@ def endless(
     hosts: int = 2,
 ) -> float:
     """When the wide one starts although there are always more narrow ones than fit; each ends at another time."""
-    views = [host(f"h{i}", 4) for i in range(hosts)]
+    views = [host(f"h{i}", 4, cores=True) for i in range(hosts)]
     running: list[tuple[float, list[Held]]] = []
     count, now = 0, 0.0
     queue: list[Demand] = []
@@ -55,6 +55,27 @@ def test_a_wide_one_starts_however_many_narrow_ones_keep_coming(gpus: int, share
     wide = Demand("wide", gpus, 60_000, waiting_since=3_500.0, seconds=500.0 if told else None)
     # Those of its own hour come to an end; then at most what runs has to end.
     assert endless(wide, narrow, Rules(share=share), told=told) <= 3_600 + 4 * LASTING[1]
+
+
+@pytest.mark.parametrize("others", [False, True])
+def test_one_that_needs_several_slots_starts_however_many_small_ones_keep_coming(others: bool) -> None:
+    wide = Demand("wide", slots=4, waiting_since=3_500.0, others=others)
+    small = endless(wide, lambda i, now: Demand(f"n{i}", waiting_since=now), Rules(), told=False)
+    assert small <= 3_600 + 4 * LASTING[1]
+
+
+def test_slots_that_are_kept_and_why() -> None:
+    held = [Held("h", f"slot-{i}", "x", None) for i in range(11)]
+    demands = [Demand("new", slots=1, waiting_since=7_200.0), Demand("wide", slots=8), Demand("old", slots=1)]
+    placement = place(demands, [host("h", 0, slots=16, cores=True)], held, Rules(), 7_300.0)
+    assert got(placement) == {"old": ("h", "slot-11")}
+    assert placement.reasons["wide"] == "waits: needs 8 free slots; h: 4 of 16 slots free; slots of h are kept for it"
+    assert placement.reasons["new"] == (
+        "waits: needs a free slot; h: 4 of 16 slots free, kept for wide, which goes first"
+    )
+    assert placement.waits == (
+        "2 wait: 1 for 8 free slots (16 in all, 12 leased), 1 for a free slot (16 in all, 12 leased)"
+    )
 
 
 def test_an_old_narrow_one_starts_however_many_wide_ones_keep_coming() -> None:

@@ -84,6 +84,7 @@ async def look_at(
         reserve=frozenset(host.reserve) | reserved_uuids(frozenset(host.reserve), host.name, gpus),
         keep_free=host.keep_free,
         seen_at=seen_at,
+        cores=host.slots is None,
     )
 
 
@@ -99,6 +100,7 @@ def unseen(connection: Connection, slots: int, clock: Clock, error: Exception) -
         reserve=frozenset(host.reserve),
         keep_free=host.keep_free,
         seen_at=clock(),
+        cores=host.slots is None,
     )
 
 
