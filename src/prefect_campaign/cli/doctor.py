@@ -10,6 +10,7 @@ from rich.console import Console
 from rich.text import Text
 
 from prefect_campaign.cli import compute, doctor_here, doctor_machines, doctor_prefect
+from prefect_campaign.cli.doctor_numbers import named_by
 from prefect_campaign.cli.doctor_prefect import PREFECT, Block
 from prefect_campaign.cli.findings import (
     BAD,
@@ -70,7 +71,7 @@ async def examine(
     seen: list[HostView] = []
 
     async def here() -> list[Finding]:
-        findings, view = await doctor_machines.local()
+        findings, view = await doctor_machines.local(named=named_by(campaign, "local"))
         seen.append(view)
         return [*findings, *_wanted(campaign, view)]
 
@@ -98,12 +99,15 @@ async def _prefect_and_machines(home: Home, campaign: Campaign | None, limit: fl
         known.extend(await doctor_prefect.blocks(url[0] or ""))
         return []
 
+    async def look(one: Block) -> list[Finding]:
+        return await doctor_machines.machine(one, named_by(campaign, one.launcher))
+
     found = await limited(PREFECT, "the Prefect server", server(), limit)
     if url[0]:
         found += await limited(PREFECT, "machine blocks", ask(), limit)
     named = [name for name in (campaign.launcher if campaign else []) if "/" in name]
     found += [_missing(name, url[0]) for name in named if name not in {block.launcher for block in known}]
-    looks = (limited(f"Machine {one.launcher}", one.launcher, doctor_machines.machine(one), limit) for one in known)
+    looks = (limited(f"Machine {one.launcher}", one.launcher, look(one), limit) for one in known)
     found += [one for some in await asyncio.gather(*looks) for one in some]
     if not known and not named:
         found.append(Finding(MACHINES, NOTE, "only this one; others are Prefect blocks (ssh/NAME, docker/NAME, ...)"))

@@ -4,9 +4,11 @@ import os
 
 from prefect_campaign.cli.doctor_here import gb
 from prefect_campaign.cli.findings import BAD, GOOD, NOTE, WARN, Finding, aside, of_error
+from prefect_campaign.cli.gpu_numbers import known_numbers
 from prefect_campaign.launch.docker.engine import DockerEngine
 from prefect_campaign.launch.docker.launcher import DockerLauncher
 from prefect_campaign.launch.docker.settings import DockerSettings, Engine
+from prefect_campaign.launch.gpus.numbers import Numbers
 from prefect_campaign.model.devices import HostView
 from prefect_campaign.model.errors import CampaignError
 from prefect_campaign.model.text import printable
@@ -15,6 +17,7 @@ from prefect_campaign.model.text import printable
 async def engine_findings(group: str, settings: DockerSettings) -> tuple[list[Finding], HostView | None]:
     """Findings about an engine, and this machine as its launcher sees it; None without an engine."""
     launcher = DockerLauncher(settings)
+    launcher.number_by(Numbers(known_numbers))
     try:
         engine, found = await aside(lambda: _asked(group, launcher.engine, settings))
         (view,) = await launcher.look()

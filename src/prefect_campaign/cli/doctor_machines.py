@@ -4,9 +4,12 @@ from collections.abc import Sequence
 from typing import Any
 
 from prefect_campaign.cli.doctor_here import disk, gb
+from prefect_campaign.cli.doctor_numbers import Named, moved
 from prefect_campaign.cli.doctor_prefect import Block
 from prefect_campaign.cli.doctor_slurm import slurm
 from prefect_campaign.cli.findings import BAD, GOOD, NOTE, WARN, Finding, of_error
+from prefect_campaign.cli.gpu_numbers import known_numbers
+from prefect_campaign.launch.gpus.numbers import Numbers
 from prefect_campaign.launch.local import LocalLauncher
 from prefect_campaign.launch.ssh.inspect import Inspection, inspect
 from prefect_campaign.launch.ssh.look import MOST_CLOCK_SECONDS
@@ -18,31 +21,42 @@ SKEW_SECONDS = 5.0
 """A clock that is further off shows wrong ages and run times."""
 
 
-async def local(launcher: LocalLauncher | None = None, group: str = "GPUs here") -> tuple[list[Finding], HostView]:
+async def local(
+    launcher: LocalLauncher | None = None, group: str = "GPUs here", named: Named = ()
+) -> tuple[list[Finding], HostView]:
     """This machine's GPUs and driver."""
-    (view,) = await (launcher or LocalLauncher()).look()
-    return _gpus(group, view), view
+    launcher = launcher or LocalLauncher()
+    launcher.number_by(Numbers(known_numbers))
+    (view,) = await launcher.look()
+    return _gpus(group, view, named), view
 
 
-async def machine(block: Block) -> list[Finding]:
-    """One machine that a block names."""
-    group = f"Machine {block.launcher}"
+async def machine(block: Block, named: Named = ()) -> list[Finding]:
+    """One machine that a block names.
+
+    Args:
+        block: as the Prefect server has it.
+        named: what a spec says of its GPUs.
+    """
+    group, kind = f"Machine {block.launcher}", block.launcher.partition("/")[0]
     try:
-        return await _KINDS[block.launcher.partition("/")[0]](group, block.data)
+        if kind in _QUEUES:
+            return await _QUEUES[kind](group, block.data)
+        return await _HOSTS[kind](group, block.data, named)
     except CampaignError as error:
         return [of_error(group, "its block cannot be used", error, otherwise="correct the block")]
     except ValueError as error:  # saved by another release, or by hand
         return [Finding(group, BAD, f"its block cannot be used: {_first_line(error)}", "save the block again")]
 
 
-async def _local(group: str, data: dict[str, Any]) -> list[Finding]:
+async def _local(group: str, data: dict[str, Any], named: Named) -> list[Finding]:
     from prefect_campaign.blocks.machines import LocalMachine
 
-    findings, view = await local(LocalMachine.model_validate(data).launcher(), group)
+    findings, view = await local(LocalMachine.model_validate(data).launcher(), group, named)
     return [Finding(group, GOOD, f"this machine, {view.slots} slots"), *findings]
 
 
-async def _docker(group: str, data: dict[str, Any]) -> list[Finding]:
+async def _docker(group: str, data: dict[str, Any], named: Named) -> list[Finding]:
     try:
         from prefect_campaign.blocks.docker import DockerMachine
     except ModuleNotFoundError as error:
@@ -50,7 +64,7 @@ async def _docker(group: str, data: dict[str, Any]) -> list[Finding]:
     from prefect_campaign.cli.doctor_docker import engine_findings
 
     found, view = await engine_findings(group, DockerMachine.model_validate(data).settings())
-    return found + (_gpus(group, view) if view else [])
+    return found + (_gpus(group, view, named) if view else [])
 
 
 async def _pbs(group: str, data: dict[str, Any]) -> list[Finding]:
@@ -65,19 +79,19 @@ async def _command(group: str, data: dict[str, Any]) -> list[Finding]:
     return await doctor_queues.command(group, data)
 
 
-async def _ssh(group: str, data: dict[str, Any]) -> list[Finding]:
+async def _ssh(group: str, data: dict[str, Any], named: Named) -> list[Finding]:
     from prefect_campaign.blocks.ssh import SshMachine
 
     host = SshMachine.model_validate(data).host()
     at = f"{host.user}@{host.target}" if host.user else host.target
     try:
-        seen = await inspect(host)
+        seen = await inspect(host, Numbers(known_numbers))
     except CampaignError as error:
         port = f" -p {host.port}" if host.port else ""
         return [of_error(group, "", error, otherwise=f"see that it is up, and that `ssh{port} {at}` works from here")]
     found = [Finding(group, GOOD, f"{host.name} ({at}) can be reached, {seen.view.slots} slots")]
     found += [_root(group, seen), *_programs(group, seen, tmux=host.tmux), *_clock(group, seen)]
-    return found + _gpus(group, seen.view)
+    return found + _gpus(group, seen.view, named)
 
 
 def _root(group: str, seen: Inspection) -> Finding:
@@ -115,8 +129,8 @@ def _clock(group: str, seen: Inspection) -> list[Finding]:
     return [Finding(group, WARN, text, "set its clock (chrony, ntp)")]
 
 
-def _gpus(group: str, view: HostView) -> list[Finding]:
-    found = []
+def _gpus(group: str, view: HostView, named: Named) -> list[Finding]:
+    found = moved(group, view, named)
     problem = view.problem or view.gpu_problem
     usable = [gpu for gpu in view.gpus if not gpu.problem]
     if problem:
@@ -128,7 +142,7 @@ def _gpus(group: str, view: HostView) -> list[Finding]:
     by_problem: dict[str, list[str]] = {}
     for gpu in view.gpus:
         if gpu.problem:
-            by_problem.setdefault(gpu.problem, []).append(str(gpu.index))
+            by_problem.setdefault(gpu.problem, []).append(str(gpu.named))
     for why, numbers in by_problem.items():
         said, _, do = printable(why).rpartition("; ")
         name = f"GPU{'s' if len(numbers) > 1 else ''} {', '.join(numbers)}"
@@ -149,7 +163,8 @@ def models(gpus: Sequence[Gpu]) -> str:
     )
 
 
-_KINDS = {"local": _local, "ssh": _ssh, "docker": _docker, "slurm": slurm, "pbs": _pbs, "command": _command}
+_HOSTS = {"local": _local, "ssh": _ssh, "docker": _docker}
+_QUEUES = {"slurm": slurm, "pbs": _pbs, "command": _command}
 
 
 def _first_line(error: ValueError) -> str:

@@ -2,6 +2,7 @@
 
 import asyncio
 import io
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -12,10 +13,16 @@ from rich.console import Console
 from unit.cli.doctor_lab import look, nowhere, seen, texts
 
 from prefect_campaign.cli import compute, doctor_here, doctor_machines
+from prefect_campaign.cli.doctor_numbers import named_by
 from prefect_campaign.cli.doctor_prefect import Block
 from prefect_campaign.cli.findings import BAD, GOOD, WARN
+from prefect_campaign.launch.gpus.inventory import shared_reader
+from prefect_campaign.launch.gpus.numbers import Numbers
+from prefect_campaign.launch.local import LocalLauncher
 from prefect_campaign.launch.process import host_name
+from prefect_campaign.ledger import gpu_numbers
 from prefect_campaign.ledger.location import Home
+from prefect_campaign.ledger.store import Ledger
 
 __all__ = ["nowhere"]
 
@@ -60,6 +67,39 @@ async def test_campaigns_that_nobody_drives_and_their_leases_are_told(
     assert f"lab: holds {host_name()} slot-0, but nobody drives it -> nothing: they come back" in told
     (tmp_path / "go").touch()
     await lab.run()
+
+
+async def test_a_number_that_means_another_gpu_than_the_driver_says_today(home: Home, driver: Driver) -> None:
+    driver.set(gpus(4))
+    uuids = list(driver.uuids)
+    launcher, ledger = LocalLauncher(), Ledger.open(home)
+    launcher.number_by(Numbers(partial(gpu_numbers.keep, ledger)))
+    await launcher.look()
+    ws = Block("local/ws", {"reserve": ["0", f"{host_name()}:2", uuids[1]]})
+    assert " means " not in texts(await seen(ws), WARN)
+    driver.vanish(uuids[1])
+    shared_reader().close()
+    shared_reader.cache_clear()  # another process looks now
+    told = texts(await seen(ws), WARN)
+    assert (
+        f"reserve: 2 means {uuids[2]} (RTX 6000), as when it was first seen; the driver calls it 1 now, "
+        f"and {uuids[3]} (RTX 6000) 2 -> write the UUID instead; to have numbers counted anew: "
+        f"`campaign gpus --forget` each of {uuids[2]}, {uuids[3]}, {uuids[1]}"
+    ) in told
+    assert told.count(" means ") == 1
+    assert "GPU 1: has vanished" in told
+    spec = campaign(home.path, "", policy={"gpus": {"reserve": [1], "avoid": [f"{host_name()}:3", "*4090*"]}})
+    here, _ = await doctor_machines.local(named=named_by(spec, "local"))
+    assert f"policy.gpus.reserve: 1 means {uuids[1]} (RTX 6000), as when it was first seen; that has van" in (
+        texts(here, WARN)
+    )
+    assert f"policy.gpus.avoid: 3 means {uuids[3]}" in texts(here, WARN)
+    assert named_by(spec, "ssh/lab") == ()
+    with ledger.write() as connection:
+        for uuid in uuids[1:]:
+            gpu_numbers.forget(connection, uuid)
+    await LocalLauncher().look()
+    assert " means " not in texts(await seen(ws), WARN)
 
 
 async def test_gpus_of_a_machine(driver: Driver) -> None:

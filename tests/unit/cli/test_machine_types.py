@@ -11,7 +11,12 @@ from prefect_campaign.tasks.machines import BLOCKS
 
 
 def test_every_kind_of_machine_is_known_everywhere() -> None:
-    assert set(BLOCKS) == set(MACHINES) == set(MACHINE_TYPES.values()) == set(doctor_machines._KINDS)
+    assert (
+        set(BLOCKS)
+        == set(MACHINES)
+        == set(MACHINE_TYPES.values())
+        == {*doctor_machines._HOSTS, *doctor_machines._QUEUES}
+    )
 
 
 @pytest.mark.parametrize("kind", MACHINES)

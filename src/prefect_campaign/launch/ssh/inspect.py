@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from shlex import quote
 
+from prefect_campaign.launch.gpus.numbers import Numbers
 from prefect_campaign.launch.ssh.connection import Connection
 from prefect_campaign.launch.ssh.host import SshHost
 from prefect_campaign.launch.ssh.look import look_at
@@ -47,8 +48,8 @@ class Inspection:
     """Seconds by which its clock is ahead of this machine's, at least; 0 within the time that asking takes."""
 
 
-async def inspect(host: SshHost, clock: Clock = system_clock) -> Inspection:
-    """Look at a host.
+async def inspect(host: SshHost, numbers: Numbers | None = None, *, clock: Clock = system_clock) -> Inspection:
+    """Look at a host, whose GPUs have the numbers that are on record, if any.
 
     Raises:
         Transient: it cannot be reached now.
@@ -63,7 +64,7 @@ async def inspect(host: SshHost, clock: Clock = system_clock) -> Inspection:
     _, can, free, folder = (*read_words(answer, first=("root",)), "", "", "")[:4]
     ahead = facts.clock + 1 - asked_at if facts.clock + 1 < asked_at else max(0.0, facts.clock - answered_at)
     return Inspection(
-        view=await look_at(connection, place, host.slots or facts.processors, clock),
+        view=await look_at(connection, place, host.slots or facts.processors, clock, numbers),
         root=place.root,
         stands_on=unhex(folder),
         writable=can == "yes",
