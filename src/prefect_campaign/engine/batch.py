@@ -184,7 +184,7 @@ class Batch:
         )
         self.views[spec.exp_id] = view
         busy = outcome.ended_at - outcome.started_at if outcome.started_at else 0.0
-        self.hours += busy / 3600 * self._devices
+        self.hours += max(0.0, busy) / 3600 * self._devices  # as `hours_used` will count it
         self._times.ended(view, spec, outcome)
         tries = self._tries[spec.exp_id]
         if outcome.diagnosis:

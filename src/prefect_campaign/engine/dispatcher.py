@@ -137,7 +137,7 @@ class Dispatcher:
                 since, runs = attempt["started_at"] or attempt["intent_at"], attempt["state"] == AttemptState.RUNNING
                 # What a queue has may wait once more: it is not judged before it was seen.
                 live = Live(spec, Handle(**attempt["handle"]), since, runs, waits=self._hosts.queue(spec.host))
-                live.away_since = self._hold.now() if on_hold else None
+                live.away_since, live.unsure = self._hold.now() if on_hold else None, True
                 if attempt["cursors"]:
                     live.telemetry.resume(attempt["cursors"], self._batch.views[spec.exp_id].metrics)
                 self._follow(live)

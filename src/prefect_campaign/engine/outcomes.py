@@ -42,6 +42,10 @@ class Ended:
     stderr_tail: str = ""
     stopped: Diagnosis | None = None
     """Set when the dispatcher itself stopped it, with the reason."""
+    began: float | None = None
+    """Since when it runs as far as is on record, for one whose launcher cannot tell any more."""
+    last_sign: float | None = None
+    """When it was last known to live, if nobody has watched it since then."""
 
 
 @dataclass(frozen=True)
@@ -217,12 +221,16 @@ def _closed(
     fix: str = "",
 ) -> Outcome:
     evidence = diagnosis.evidence if diagnosis else f"exit record of {ended.spec.token}: code {ended.seen.exit_code}"
+    # Of one that was lost while nobody watched it: the time since then was nobody's, and must not count as used.
+    over, began = now, ended.seen.started_at or ended.began
+    if attempt == AttemptState.LOST and ended.last_sign is not None:
+        over = min(max(ended.last_sign, began or 0.0), now)
     return Outcome(
         token=ended.spec.token,
         attempt_state=attempt,
         move=Move(ended.spec.exp_id, ended.state, new, why, values, evidence),
-        ended_at=ended.seen.ended_at or now,
-        started_at=ended.seen.started_at,
+        ended_at=ended.seen.ended_at or over,
+        started_at=began,
         exit_code=ended.seen.exit_code,
         diagnosis=diagnosis,
         fix=fix,

@@ -36,6 +36,8 @@ class Live:
     """Seconds since the epoch."""
     started: bool = True
     """Whether it is on record that it runs; else it waits in a scheduler's queue."""
+    unsure: bool = False
+    """Whether it is from before this process, which has not seen it alive: it may have been over for long."""
     waits: bool = False
     """Whether it waited in a queue when that was last asked, perhaps once more: its silence then means nothing."""
     telemetry: Telemetry = field(init=False)
@@ -61,6 +63,12 @@ class Live:
         if self.away_since is not None:
             return ExperimentState.ON_HOLD
         return ExperimentState.RUNNING if self.started else ExperimentState.LAUNCHING
+
+    @property
+    def last_sign(self) -> float | None:
+        """When it wrote something last, in seconds since the epoch; None if it was seen since, or ran elsewhere."""
+        here = self.unsure and self.handle.host == host_name()
+        return self.telemetry.quiet_since(self.launched_at) if here else None
 
     def __post_init__(self) -> None:
         self.telemetry = Telemetry(self.spec)
@@ -139,6 +147,8 @@ class Watch:
         """See what is over already, without waiting for the launcher's call."""
         seen = await self._launcher.observe([(v.spec, v.handle) for v in self.live.values()])
         self._over.update(t for t, one in seen.items() if one.status in ("exited", "gone"))
+        for token, one in seen.items():
+            self.live[token].unsure &= one.status != "running"
 
     async def take_ended(self) -> list[tuple[Live, Ended]]:
         """The attempts that are over, with all that is known of them."""
@@ -165,6 +175,8 @@ class Watch:
                 stdout_tail=live.telemetry.tail("stdout.log") if failed else "",
                 stderr_tail=live.telemetry.tail("stderr.log") if failed else "",
                 stopped=live.stopped,
+                began=live.launched_at if live.started else None,
+                last_sign=live.last_sign,
             )
             found.append((live, ended))
         return found

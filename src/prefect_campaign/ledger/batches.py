@@ -58,8 +58,7 @@ def leased(reader: Reader, campaign_id: int) -> set[str]:
 def hours_used(reader: Reader, campaign_id: int) -> float:
     """Device hours of all attempts of a campaign that are over."""
     rows = reader.rows(
-        "SELECT SUM(ended_at - started_at) AS busy FROM attempts WHERE campaign_id = :id AND ended_at IS NOT NULL "
-        "AND started_at IS NOT NULL",
+        "SELECT SUM(ended_at - started_at) AS busy FROM attempts WHERE campaign_id = :id AND ended_at > started_at",
         id=campaign_id,
     )
     return float(rows[0]["busy"] or 0.0) / 3600

@@ -109,7 +109,9 @@ class Stage(Model):
 class Budget(Model):
     """What the campaign may spend; reached = nothing new is started."""
 
-    hours: float | None = Field(default=None, gt=0, description="Device hours (slot hours without GPUs).")
+    hours: float | None = Field(
+        default=None, gt=0, description="Device hours (of experiments without GPUs their hours)."
+    )
     price_per_hour: float | None = Field(default=None, ge=0, description="Shown at the gate.")
     currency: str = "USD"
 

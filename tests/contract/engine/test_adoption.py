@@ -11,7 +11,9 @@ from contract.engine.lab import REPORT, Lab, campaign, interrupted, tick_until, 
 
 from prefect_campaign.engine import hold as module
 from prefect_campaign.launch.local import LocalLauncher
+from prefect_campaign.ledger import batches
 from prefect_campaign.ledger import tables as t
+from prefect_campaign.ledger.reading import Reader
 from prefect_campaign.model.errors import Fenced, Refused, Transient
 
 GATED = """while [ ! -e "{folder}/go" ]; do sleep 0.02; done\n"""
@@ -97,6 +99,40 @@ async def test_a_job_that_died_while_nobody_watched_is_lost_and_tried_again(tmp_
     await lab.run()
     assert [r["state"] for r in lab.rows(t.attempts)] == ["lost", "done"]
     lab.settled()
+
+
+async def test_what_was_lost_while_nobody_watched_uses_no_budget_from_then_on(tmp_path: Path) -> None:
+    lab = Lab(gated(tmp_path, points=[1, 2], policy={"max_parallel": 1, "budget": {"hours": 5}}))
+    await interrupted(lab, lambda: len(lab.ran) == 1 and lab.views[0].job_id)
+    view = lab.views[0]
+    for process in [psutil.Process(int(view.job_id)), *psutil.Process(int(view.job_id)).children(True)]:
+        with suppress(psutil.NoSuchProcess):
+            process.kill()
+    clock = lab.setting.ledger.clock
+    lab.setting.ledger.clock = lambda: clock() + 36_000
+    (tmp_path / "go").touch()
+    async with lab.open() as dispatcher:
+        await asyncio.wait_for(dispatcher.run(), 60)
+        assert dispatcher._batch.hours == pytest.approx(hours_used(lab), abs=1e-6)
+    assert hours_used(lab) < 1
+    assert lab.states == ["done", "done"]
+
+
+async def test_those_that_end_without_a_word_use_budget_before_and_after_a_restart(tmp_path: Path) -> None:
+    dies = 'sleep 0.3\nrm "$CAMPAIGN_RUN_DIR/status.json"\nkill -9 $PPID $$\n'
+    policy = {"max_parallel": 1, "pilot_retries": 0, "budget": {"hours": 1e-5}}
+    lab = Lab(campaign(tmp_path, dies, points=range(3), policy=policy))
+    async with lab.open() as dispatcher:
+        await asyncio.wait_for(dispatcher.run(), 60)
+        assert dispatcher._batch.hours == pytest.approx(hours_used(lab), abs=1e-6)
+    assert [r["state"] for r in lab.rows(t.attempts)] == ["lost"]
+    assert lab.states == ["failed", "on_hold", "on_hold"]
+
+
+def hours_used(lab: Lab) -> float:
+    """What a dispatcher that starts now would read."""
+    with Reader(lab.setting.ledger.url) as reader:
+        return batches.hours_used(reader, lab.setting.row.id)
 
 
 class Crash(BaseException):
