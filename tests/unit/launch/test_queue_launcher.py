@@ -18,9 +18,10 @@ from prefect_campaign.launch.queue.cancel import Canceller
 from prefect_campaign.launch.queue.jobs import Entry, Listing, Said
 from prefect_campaign.launch.queue.judge import Patience
 from prefect_campaign.launch.queue.launcher import QueueLauncher
-from prefect_campaign.launch.queue.note import Note, write_note
+from prefect_campaign.launch.queue.note import Note, read_note, write_note
 from prefect_campaign.launch.queue.place import Here
 from prefect_campaign.launch.queue.view import QueueView
+from prefect_campaign.model.errors import Transient
 from prefect_campaign.model.records import AttemptSpec, Handle
 
 
@@ -63,6 +64,14 @@ class Told:
 
     async def check(self) -> None:
         return
+
+
+class Clock:
+    def __init__(self) -> None:
+        self.now = time.time()
+
+    def __call__(self) -> float:
+        return self.now
 
 
 def launcher_of(scheduler: Told, **changes) -> QueueLauncher:
@@ -135,12 +144,6 @@ async def test_notes_are_written_beside_the_loop_and_only_when_they_change(tmp_p
 
 
 async def test_a_note_that_cannot_be_written_is_kept_in_mind_to_the_end_and_tried_again(tmp_path, monkeypatch) -> None:
-    class Clock:
-        now = time.time()
-
-        def __call__(self) -> float:
-            return self.now
-
     clock, full = Clock(), True
     fsync = os.fsync
 
@@ -164,6 +167,47 @@ async def test_a_note_that_cannot_be_written_is_kept_in_mind_to_the_end_and_trie
         clock.now - 61, abs=5
     )
     assert (await see(launcher_of(Told(None), clock=clock), spec, HANDLE)).status == "gone"
+
+
+async def test_a_note_that_cannot_be_read_for_a_while_is_not_written_over(tmp_path, monkeypatch) -> None:
+    clock, stale = Clock(), True
+    opened = Path.open
+
+    def failing(path: Path, *args, **kwargs):
+        if stale and path.name == "submit.json":
+            raise OSError(116, "Stale file handle")
+        return opened(path, *args, **kwargs)
+
+    spec = make_spec(tmp_path / "e" / "a1", "true")
+    claimed(spec)
+    write_note(spec, Note(spec.token, "lab", 5.0, "7"))
+    monkeypatch.setattr(Path, "open", failing)
+    launcher = launcher_of(Told(None), clock=clock)
+    assert (await see(launcher, spec, HANDLE)).status == "unreachable"
+    with pytest.raises(Transient):
+        await launcher.submit(spec)
+    stale = False
+    assert read_note(spec) == Note(spec.token, "lab", 5.0, "7")
+    # What was seen meanwhile counts, and is on disk from now on.
+    clock.now += 61
+    assert (await see(launcher, spec, HANDLE)).status == "gone"
+    note = read_note(spec)
+    assert (note.job_id, note.asked_at) == ("7", 5.0)
+    assert note.over_since == pytest.approx(clock.now - 61, abs=5)
+
+
+async def test_a_job_whose_note_can_never_be_read_comes_to_an_end_all_the_same(tmp_path, monkeypatch) -> None:
+    def failing(path: Path, *args, **kwargs):
+        raise OSError(13, "Permission denied")
+
+    clock = Clock()
+    spec = make_spec(tmp_path / "e" / "a1", "true")
+    monkeypatch.setattr(Path, "open", failing)
+    Path(spec.run_dir).mkdir(parents=True)
+    launcher = launcher_of(Told(None), clock=clock)
+    for status in ("pending", "gone", "gone"):
+        assert (await see(launcher, spec, HANDLE)).status == status
+        clock.now += 61
 
 
 # -- memory ---------------------------------------------------------------------------------------------------------

@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 from prefect_campaign.launch.queue.note import Note, read_note, write_note
 from prefect_campaign.model.clock import Clock
@@ -21,10 +22,13 @@ class Notebook:
         self._clock = clock
         self._notes: dict[str, Note] = {}
         self._unwritten: set[str] = set()
+        self._unread: dict[str, Note] = {}
+        """What was seen of jobs whose notes cannot be read now. Never written: it knows neither id nor time."""
 
     def put(self, note: Note) -> None:
         """Know it; it is on disk already."""
         self._notes[note.token] = note
+        self._unread.pop(note.token, None)
 
     async def read(self, specs: Sequence[AttemptSpec]) -> dict[str, Note]:
         """Token -> note; those that are not known yet are read."""
@@ -32,9 +36,10 @@ class Notebook:
         new = [spec for spec in specs if spec.token not in known]
         for spec, note in await asyncio.to_thread(self._read, new) if new else ():
             if note is None:  # in doubt it was handed over just now
-                known[spec.token] = Note(spec.token, self._queue, self._clock())
+                unread = Note(spec.token, self._queue, self._clock())
+                known[spec.token] = self._unread.setdefault(spec.token, unread)
             else:
-                known[spec.token] = self._notes.setdefault(spec.token, note)
+                known[spec.token] = self._notes.setdefault(spec.token, self._with_unread(note))
         return known
 
     async def write(self, specs: Sequence[AttemptSpec], before: Mapping[str, Note], after: Mapping[str, Note]) -> None:
@@ -48,6 +53,8 @@ class Notebook:
             if spec.token in self._unwritten or after[spec.token] != before[spec.token]
         ]
         if changed:
+            self._unread |= {spec.token: note for spec, note in changed if spec.token in self._unread}
+            changed = [(spec, note) for spec, note in changed if spec.token not in self._unread]
             self._notes.update((spec.token, note) for spec, note in changed)
             failed = await asyncio.to_thread(_write, changed)
             self._unwritten -= {spec.token for spec, _ in changed} - failed
@@ -57,6 +64,16 @@ class Notebook:
         """Its job is over. A note that is not on disk stays in mind: without it the end would be in doubt again."""
         if token not in self._unwritten:
             self._notes.pop(token, None)
+
+    def _with_unread(self, note: Note) -> Note:
+        """The note that can be read at last, with what was seen until then; that is yet to be written."""
+        seen = self._unread.pop(note.token, None)
+        if seen is None:
+            return note
+        self._unwritten.add(note.token)
+        if seen.asleep or seen.awake_since is not None:
+            note = replace(note, asleep=seen.asleep, awake_since=seen.awake_since)
+        return replace(note, over_since=seen.over_since)
 
     def _read(self, specs: Sequence[AttemptSpec]) -> list[tuple[AttemptSpec, Note | None]]:
         """None where there may be a note that cannot be read."""
