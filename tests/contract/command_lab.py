@@ -17,10 +17,14 @@ UNMARKED = r"^(?P<id>t-\d+) +(?P<state>\w+) +(?P<node>\S+) +\S+ +(?P<name>\S+)$"
 
 class Clock:
     def __init__(self) -> None:
-        self.now = time.time()
+        self.now = self._began = time.time()
 
     def __call__(self) -> float:
         return self.now
+
+    def steady(self) -> float:
+        """Goes by itself, and is moved along."""
+        return time.monotonic() + self.now - self._began
 
 
 @pytest.fixture
@@ -42,8 +46,8 @@ def new_launcher(acme: Acme, clock: Clock):
     def make(**changes) -> QueueLauncher:
         place = Here("acme")
         scheduler = CommandScheduler("acme", description(**changes), place.run)
-        options = {"max_jobs": 9, "poll_seconds": 0.0, "patience": Patience(unlisted=300), "clock": clock}
-        made.append(QueueLauncher("acme", scheduler, place, **options))
+        options = {"max_jobs": 9, "poll_seconds": 0.0, "patience": Patience(unlisted=300)}
+        made.append(QueueLauncher("acme", scheduler, place, clock=clock, steady=clock.steady, **options))
         return made[-1]
 
     yield make

@@ -17,10 +17,14 @@ PROGRAMS = ("qsub", "qstat", "qdel", "qselect")
 
 class Clock:
     def __init__(self) -> None:
-        self.now = time.time()
+        self.now = self._began = time.time()
 
     def __call__(self) -> float:
         return self.now
+
+    def steady(self) -> float:
+        """Goes by itself, and is moved along."""
+        return time.monotonic() + self.now - self._began
 
 
 @pytest.fixture(params=["with qselect", "without qselect"])
@@ -41,7 +45,7 @@ def new_launcher(pbs: FakePbs, clock: Clock):
 
     def make(**changes) -> QueueLauncher:
         place = Here("lab")
-        options = {"max_jobs": 50, "poll_seconds": 0.0, "clock": clock, **changes}
+        options = {"max_jobs": 50, "poll_seconds": 0.0, "clock": clock, "steady": clock.steady, **changes}
         made.append(QueueLauncher("lab", PbsScheduler("lab", PbsRequest(), place.run), place, **options))
         return made[-1]
 

@@ -9,6 +9,9 @@ from dataclasses import dataclass, field
 from prefect_campaign.launch.record import has_record
 from prefect_campaign.model.records import AttemptSpec, Handle, Observation
 
+FAILED_SECONDS = 15.0
+"""A question that failed answers others for so long at most."""
+
 Observe = Callable[[Sequence[tuple[AttemptSpec, Handle]]], Awaitable[dict[str, Observation]]]
 OnEnd = Callable[[str], None]
 

@@ -6,7 +6,7 @@ import pytest
 from contract.launchers import make_spec
 
 from prefect_campaign.launch.queue.jobs import Entry
-from prefect_campaign.launch.queue.judge import Patience, Report, judge
+from prefect_campaign.launch.queue.judge import Now, Patience, Report, judge
 from prefect_campaign.launch.queue.note import Note, read_note, write_note
 from prefect_campaign.launch.queue.place import Trace
 from prefect_campaign.model.records import Observation
@@ -19,7 +19,7 @@ SAVED = Trace(Observation("exited", exit_code=0), started_at=T - 4000, stopped=T
 
 
 def said(trace: Trace, report: Report, note: Note, now: float) -> tuple[Observation, Note]:
-    return judge(trace, report, note, "lab", now, PATIENCE)
+    return judge(trace, report, note, "lab", Now(now, now), PATIENCE)
 
 
 @pytest.mark.parametrize("trace", [KILLED, SAVED])

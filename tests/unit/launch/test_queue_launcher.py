@@ -21,7 +21,7 @@ from prefect_campaign.launch.queue.launcher import QueueLauncher
 from prefect_campaign.launch.queue.note import Note, read_note, write_note
 from prefect_campaign.launch.queue.place import Here
 from prefect_campaign.launch.queue.view import QueueView
-from prefect_campaign.model.errors import Transient
+from prefect_campaign.model.errors import Transient, Unknown
 from prefect_campaign.model.records import AttemptSpec, Handle
 
 
@@ -156,7 +156,7 @@ async def test_a_note_that_cannot_be_written_is_kept_in_mind_to_the_end_and_trie
     claimed(spec)
     write_note(spec, Note(spec.token, "lab", 0.0, "7"))
     monkeypatch.setattr(os, "fsync", failing)
-    launcher = launcher_of(Told(None), clock=clock)
+    launcher = launcher_of(Told(None), clock=clock, steady=clock)
     assert (await see(launcher, spec, HANDLE)).status == "unreachable"
     clock.now += 61
     for _ in range(3):  # whoever asks again after the first word of its end hears the same
@@ -166,7 +166,7 @@ async def test_a_note_that_cannot_be_written_is_kept_in_mind_to_the_end_and_trie
     assert json.loads((tmp_path / "e" / "a1" / "submit.json").read_text())["over_since"] == pytest.approx(
         clock.now - 61, abs=5
     )
-    assert (await see(launcher_of(Told(None), clock=clock), spec, HANDLE)).status == "gone"
+    assert (await see(launcher_of(Told(None), clock=clock, steady=clock), spec, HANDLE)).status == "gone"
 
 
 async def test_a_note_that_cannot_be_read_for_a_while_is_not_written_over(tmp_path, monkeypatch) -> None:
@@ -182,7 +182,7 @@ async def test_a_note_that_cannot_be_read_for_a_while_is_not_written_over(tmp_pa
     claimed(spec)
     write_note(spec, Note(spec.token, "lab", 5.0, "7"))
     monkeypatch.setattr(Path, "open", failing)
-    launcher = launcher_of(Told(None), clock=clock)
+    launcher = launcher_of(Told(None), clock=clock, steady=clock)
     assert (await see(launcher, spec, HANDLE)).status == "unreachable"
     with pytest.raises(Transient):
         await launcher.submit(spec)
@@ -204,10 +204,102 @@ async def test_a_job_whose_note_can_never_be_read_comes_to_an_end_all_the_same(t
     spec = make_spec(tmp_path / "e" / "a1", "true")
     monkeypatch.setattr(Path, "open", failing)
     Path(spec.run_dir).mkdir(parents=True)
-    launcher = launcher_of(Told(None), clock=clock)
+    launcher = launcher_of(Told(None), clock=clock, steady=clock)
     for status in ("pending", "gone", "gone"):
         assert (await see(launcher, spec, HANDLE)).status == status
         clock.now += 61
+
+
+# -- clocks ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("jump", [86_400.0, -86_400.0])
+@pytest.mark.parametrize("answer", [None, Entry("7", "ended", "FAILED")])
+async def test_a_jump_of_the_wall_clock_neither_shortens_nor_lengthens_patience(tmp_path, jump, answer) -> None:
+    wall, steady = Clock(), Clock()
+    spec = make_spec(tmp_path / "e" / "a1", "true")
+    claimed(spec)
+    write_note(spec, Note(spec.token, "lab", 0.0, "7"))
+    launcher = launcher_of(Told(answer), clock=wall, steady=steady)
+    first = (await see(launcher, spec, HANDLE)).status
+    assert first in ("unreachable", "running")
+    wall.now += jump
+    assert (await see(launcher, spec, HANDLE)).status == first
+    # To a process that comes after a clock was put back, the grace begins anew; it never seems to be over by that.
+    again = launcher_of(Told(answer), clock=wall, steady=steady)
+    assert (await see(again, spec, HANDLE)).status == (first if jump < 0 else "gone")
+    steady.now += 61
+    assert (await see(launcher, spec, HANDLE)).status == "gone"
+
+
+async def test_one_answer_is_one_answer_whatever_the_wall_clock_says(tmp_path) -> None:
+    wall, steady = Clock(), Clock()
+    spec = make_spec(tmp_path / "e" / "a1", "true")
+    claimed(spec)
+    scheduler = Told(None)
+    launcher = launcher_of(scheduler, clock=wall, steady=steady)
+    launcher.poll_seconds = 30.0
+    for _ in range(3):
+        assert (await see(launcher, spec, HANDLE)).status == "unreachable"
+        steady.now += 1
+        wall.now += 3600
+    assert scheduler.looks == 1
+
+
+async def test_a_job_that_may_be_on_its_way_is_not_handed_over_again_when_the_wall_clock_jumps(tmp_path) -> None:
+    class Mute(Told):
+        async def submit(self, there: AttemptSpec) -> str:
+            raise Unknown("cut off")
+
+    wall, steady = Clock(), Clock()
+    spec = make_spec(tmp_path / "e" / "a1", "true")
+    launcher = launcher_of(Mute(None), clock=wall, steady=steady)
+    with pytest.raises(Unknown, match="cut off"):
+        await launcher.submit(spec)
+    wall.now += 3600
+    for _ in range(3):
+        with pytest.raises(Unknown, match="does not list it yet"):
+            await launcher.find(spec)
+        with pytest.raises(Unknown, match="a moment ago"):
+            await launcher.submit(spec)
+    steady.now += 240
+    with pytest.raises(Unknown, match="once more"):
+        await launcher.find(spec)
+    assert await launcher.find(spec) is None
+
+
+# -- answers that failed --------------------------------------------------------------------------------------------
+
+
+async def test_that_there_was_no_answer_is_believed_for_a_moment_only(tmp_path) -> None:
+    class Failing(Told):
+        problem = True
+
+        async def see(self, jobs: Mapping[str, str]) -> Listing:
+            found = await super().see(jobs)
+            if self.problem:
+                raise Transient("lab is away")
+            return found
+
+        async def check(self) -> None:
+            if self.problem:
+                raise Transient("lab is away")
+
+    steady = Clock()
+    scheduler = Failing(RUNNING)
+    view = QueueView("lab", scheduler, steady)
+    assert (await view.reports({"t": "7"}, 600.0))["t"].why == "lab is away"
+    steady.now += 14
+    assert (await view.reports({"t": "7", "u": "8"}, 600.0))["u"].why == "lab is away"
+    assert scheduler.looks == 1
+    assert await view.problem(600.0) == "lab is away"
+    scheduler.problem = False
+    steady.now += 2
+    assert (await view.reports({"t": "7"}, 600.0))["t"].entry == RUNNING
+    assert await view.problem(600.0) == ""
+    steady.now += 599
+    assert (await view.reports({"t": "7"}, 600.0))["t"].entry == RUNNING
+    assert scheduler.looks == 2
 
 
 # -- memory ---------------------------------------------------------------------------------------------------------

@@ -2,6 +2,7 @@
 
 import signal
 from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 from prefect_campaign.launch.queue.jobs import Entry
 from prefect_campaign.launch.queue.note import Note
@@ -24,6 +25,14 @@ class Patience:
     """A job that was handed over without an answer may come into the list so much later; never before `unlisted`."""
 
 
+class Now(NamedTuple):
+    """The present moment. Ages that decide are by the steady clock: the other one may jump."""
+
+    wall: float
+    """Seconds since the epoch."""
+    steady: float
+
+
 @dataclass(frozen=True)
 class Report:
     """What the scheduler said of one job."""
@@ -38,7 +47,7 @@ class Report:
 
 
 def judge(
-    trace: Trace, report: Report, note: Note, queue: str, now: float, patience: Patience
+    trace: Trace, report: Report, note: Note, queue: str, now: Now, patience: Patience
 ) -> tuple[Observation, Note]:
     """The observation, and the note with what must be remembered.
 
@@ -54,19 +63,21 @@ def judge(
         return _seen(trace, "unreachable", report.why or f"{queue} said nothing of it"), note
     if entry is not None and entry.status != "ended":
         if entry.status == "unclear":
-            return _seen(trace, "unreachable", entry.detail, entry=entry), replace(note, over_since=None)
-        fresh = _with_sleep(trace, entry, note, now)
+            return _seen(trace, "unreachable", entry.detail, entry=entry), replace(
+                note, over_since=None, over_steady=None
+            )
+        fresh = _with_sleep(trace, entry, note, now.wall)
         return replace(_seen(trace, entry.status, entry.detail, entry=entry), quiet_since=_quiet(trace, fresh)), fresh
     if entry is not None:
-        over = note if note.over_since is not None else replace(note, over_since=now)
-        if now - (over.over_since or now) < patience.record:
+        over, waited = _over_for(note, now, 0.0)
+        if waited < patience.record:
             said = f"{queue} says it is over ({entry.detail}); waiting for its record"
             return _seen(trace, "running", said, entry=replace(entry, state=None)), over
         return _seen(trace, "gone", "it left no exit record", entry.detail, entry=entry), over
     missing, over = _is_missing(report, note, now, patience)
-    if now - note.asked_at < patience.unlisted and trace.started_at is None:
-        return _seen(trace, "pending", f"{queue} has taken it, but does not list it yet"), over
     if not missing:
+        if now.wall - note.asked_at < patience.unlisted and trace.started_at is None:
+            return _seen(trace, "pending", f"{queue} has taken it, but does not list it yet"), over
         return _seen(trace, "unreachable", f"{queue} does not list it any more; it will be looked for again"), over
     return _seen(trace, "gone", f"{queue} does not know it any more, and it left no exit record"), over
 
@@ -80,7 +91,7 @@ def asks_why(trace: Trace) -> bool:
 
 
 def _explained(
-    trace: Trace, over: Observation, report: Report, note: Note, queue: str, now: float, patience: Patience
+    trace: Trace, over: Observation, report: Report, note: Note, queue: str, now: Now, patience: Patience
 ) -> tuple[Observation, Note]:
     """How it ended by its own record; if it was stopped, with the scheduler's word on that.
 
@@ -101,25 +112,30 @@ def _explained(
         return _seen(trace, "unreachable", f"it was stopped, and {queue} must say whether for good: {said}"), note
     if entry.status != "ended":
         said = f"it was stopped, but {queue} still has it"
-        return _seen(trace, entry.status, said, entry.detail, entry=entry), _with_sleep(trace, entry, note, now)
+        return _seen(trace, entry.status, said, entry.detail, entry=entry), _with_sleep(trace, entry, note, now.wall)
     known = entry.state if entry.state in _REASONS else None
     detail = "; ".join((*trace.notes, *([entry.detail] if known else [])))
     return replace(over, detail=detail, scheduler_state=known, oom_killed=entry.oom_killed, node=entry.node), note
 
 
-def _is_missing(report: Report, note: Note, now: float, patience: Patience) -> tuple[bool, Note]:
+def _is_missing(report: Report, note: Note, now: Now, patience: Patience) -> tuple[bool, Note]:
     """Whether its scheduler has said for long enough that it has no such job, by more than one answer."""
-    said_at = now - report.age
-    if note.over_since is None:
-        return False, replace(note, over_since=said_at)
-    return said_at - note.over_since >= patience.unlisted, note
+    over, waited = _over_for(note, now, report.age)
+    return note.over_since is not None and waited >= patience.unlisted, over
+
+
+def _over_for(note: Note, now: Now, age: float) -> tuple[Note, float]:
+    """Since when it seems to be over, and for how many seconds it had when that was said, `age` seconds ago."""
+    if note.over_since is None or note.over_steady is None:
+        note = replace(note, over_since=now.wall - age, over_steady=now.steady - age)
+    return note, now.steady - age - (note.over_steady or 0.0)
 
 
 def _with_sleep(trace: Trace, entry: Entry, note: Note, now: float) -> Note:
     """The note of a job that is listed as alive: what waits or is suspended after it has run is silent for no fault."""
     asleep = entry.suspended or (entry.status == "pending" and trace.started_at is not None)
     woke = now if note.asleep and not asleep else note.awake_since
-    return replace(note, over_since=None, asleep=asleep, awake_since=woke)
+    return replace(note, over_since=None, over_steady=None, asleep=asleep, awake_since=woke)
 
 
 def _quiet(trace: Trace, note: Note) -> float | None:

@@ -11,13 +11,13 @@ from prefect_campaign.launch.many import all_at_once
 from prefect_campaign.launch.poller import Poller
 from prefect_campaign.launch.queue.cancel import Canceller
 from prefect_campaign.launch.queue.jobs import Scheduler, first_number
-from prefect_campaign.launch.queue.judge import Patience, Report, asks_why, judge
+from prefect_campaign.launch.queue.judge import Now, Patience, Report, asks_why, judge
 from prefect_campaign.launch.queue.note import Note, read_note, remove_note, write_note
 from prefect_campaign.launch.queue.notebook import Notebook
 from prefect_campaign.launch.queue.place import Place, Trace, file_error, make_folders
 from prefect_campaign.launch.queue.view import QueueView
 from prefect_campaign.launch.script import STDERR_NAME, STDOUT_NAME
-from prefect_campaign.model.clock import Clock, system_clock
+from prefect_campaign.model.clock import Clock, steady_clock, system_clock
 from prefect_campaign.model.crash import crash_point
 from prefect_campaign.model.devices import HostView
 from prefect_campaign.model.errors import CampaignError, Refused, Transient, Unknown
@@ -47,6 +47,7 @@ class QueueLauncher:
         poll_seconds: how old an answer of the scheduler may be.
         patience: how long silence is given the benefit of the doubt.
         clock: seconds since the epoch.
+        steady: seconds of a clock that does not jump.
     """
 
     def __init__(
@@ -60,6 +61,7 @@ class QueueLauncher:
         poll_seconds: float = 30.0,
         patience: Patience | None = None,
         clock: Clock = system_clock,
+        steady: Clock = steady_clock,
     ) -> None:
         self.name = scheduler.kind
         self.slots = max_jobs
@@ -72,10 +74,11 @@ class QueueLauncher:
         self._answer_seconds = max(self._patience.submitted, self._patience.unlisted)
         self._missed: set[str] = set()
         self._clock = clock
-        self._view = QueueView(queue, scheduler)
+        self._steady = steady
+        self._view = QueueView(queue, scheduler, steady)
         self._canceller = Canceller(queue, scheduler, self._view, absent_seconds=self._patience.unlisted)
         self._handles: dict[str, Handle] = {}
-        self._notebook = Notebook(queue, clock)
+        self._notebook = Notebook(queue, clock, steady)
         cheap = _RECORD_SECONDS if place.cheap else None
         self._poller = Poller(queue, self.observe, lambda: self.poll_seconds, record_seconds=cheap)
         self._turns = asyncio.Semaphore(AT_ONCE)
@@ -144,7 +147,7 @@ class QueueLauncher:
                 log.warning("%s: %s has it %d times; cancelling %s", spec.token, self._queue, 1 + len(rest), rest)
                 await self._scheduler.cancel(dict.fromkeys(rest, spec.token))
             return await self._handle(spec, first)
-        if note is not None and (age := self._clock() - note.asked_at) < self._answer_seconds:
+        if note is not None and (age := self._notebook.asked_ago(note)) < self._answer_seconds:
             raise Unknown(f"{spec.token}: was handed to {self._queue} {age:.0f} s ago, which does not list it yet")
         if trace.over is not None:
             return await self._handle(spec, "")
@@ -186,7 +189,8 @@ class QueueLauncher:
         after = {}
         for token, (spec, _) in pairs.items():
             report = reports.get(token, Report(absent=True))
-            judged = judge(traces[token], report, notes[token], self._queue, self._clock(), self._patience)
+            now = Now(self._clock(), self._steady())
+            judged = judge(traces[token], report, notes[token], self._queue, now, self._patience)
             found[token], after[token] = judged
             if traces[token].over is not None and found[token].status in ("pending", "running"):
                 await self._place.reopen(spec)
@@ -234,7 +238,7 @@ class QueueLauncher:
         make_folders(spec)
         before = self._note(spec)
         if before is not None:
-            recently = self._clock() - before.asked_at < self._answer_seconds
+            recently = self._notebook.asked_ago(before) < self._answer_seconds
             if before.job_id or recently:
                 known = f"as {before.job_id}" if before.job_id else "a moment ago"
                 raise Unknown(f"{spec.token}: was handed to {self._queue} {known}; look for that job first")
@@ -244,12 +248,14 @@ class QueueLauncher:
             await asyncio.to_thread(write_note, spec, note)
         except OSError as error:
             raise file_error(spec, error) from error
+        self._notebook.asked(note)
         crash_point("job_noted")
         try:
             job_id = await self._scheduler.submit(there)
         except (Transient, Refused):
             with suppress(OSError):  # then it only looks as if something might be on its way
                 remove_note(spec)
+            self._notebook.forget(spec.token)
             raise
         crash_point("job_spawned")
         note = replace(note, job_id=job_id)

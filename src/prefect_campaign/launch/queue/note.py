@@ -7,7 +7,7 @@ import json
 import os
 import secrets
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 from prefect_campaign.model.records import AttemptSpec
@@ -29,6 +29,8 @@ class Note:
     """Empty until its answer was read."""
     over_since: float | None = None
     """When the scheduler was first seen to have no such job, or an ended one, though there is no exit record."""
+    over_steady: float | None = field(default=None, compare=False)
+    """The same by a steady clock, for this process alone: what is decided by its age must not follow the wall clock."""
     asleep: bool = False
     """Whether it waited or was suspended when it was last seen, having run before."""
     awake_since: float | None = None
@@ -76,7 +78,7 @@ def write_note(spec: AttemptSpec, note: Note) -> None:
     new = path.with_name(f"{path.name}.{secrets.token_hex(4)}.new")
     try:
         with new.open("w") as file:
-            json.dump(asdict(note), file)
+            json.dump({name: value for name, value in asdict(note).items() if name != "over_steady"}, file)
             file.flush()
             os.fsync(file.fileno())
         new.replace(path)

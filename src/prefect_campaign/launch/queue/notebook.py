@@ -15,15 +15,31 @@ class Notebook:
     Args:
         queue: whose jobs they are of.
         clock: seconds since the epoch.
+        steady: seconds of a clock that does not jump.
     """
 
-    def __init__(self, queue: str, clock: Clock) -> None:
+    def __init__(self, queue: str, clock: Clock, steady: Clock) -> None:
         self._queue = queue
         self._clock = clock
+        self._steady = steady
+        self._asked: dict[str, tuple[float, float]] = {}
+        """Token -> when its scheduler was asked to take it, by both clocks."""
         self._notes: dict[str, Note] = {}
         self._unwritten: set[str] = set()
         self._unread: dict[str, Note] = {}
         """What was seen of jobs whose notes cannot be read now. Never written: it knows neither id nor time."""
+
+    def asked(self, note: Note) -> None:
+        """Its scheduler is asked now to take it."""
+        self._asked[note.token] = note.asked_at, self._steady()
+
+    def asked_ago(self, note: Note) -> float:
+        """Seconds since its scheduler was asked to take it; the wall clock counts only where another process did."""
+        asked_at, steady = self._asked.get(note.token, (None, 0.0))
+        if asked_at != note.asked_at:
+            steady = self._since(note.asked_at)
+            self._asked[note.token] = note.asked_at, steady
+        return self._steady() - steady
 
     def put(self, note: Note) -> None:
         """Know it; it is on disk already."""
@@ -39,7 +55,9 @@ class Notebook:
                 unread = Note(spec.token, self._queue, self._clock())
                 known[spec.token] = self._unread.setdefault(spec.token, unread)
             else:
-                known[spec.token] = self._notes.setdefault(spec.token, self._with_unread(note))
+                since = None if note.over_since is None else self._since(note.over_since)
+                note = self._with_unread(replace(note, over_steady=since))
+                known[spec.token] = self._notes.setdefault(spec.token, note)
         return known
 
     async def write(self, specs: Sequence[AttemptSpec], before: Mapping[str, Note], after: Mapping[str, Note]) -> None:
@@ -62,8 +80,13 @@ class Notebook:
 
     def forget(self, token: str) -> None:
         """Its job is over. A note that is not on disk stays in mind: without it the end would be in doubt again."""
+        self._asked.pop(token, None)
         if token not in self._unwritten:
             self._notes.pop(token, None)
+
+    def _since(self, at: float) -> float:
+        """A time of the wall clock by the steady one, as it looks now; what seems to be yet to come is now."""
+        return self._steady() - max(0.0, self._clock() - at)
 
     def _with_unread(self, note: Note) -> Note:
         """The note that can be read at last, with what was seen until then; that is yet to be written."""
@@ -73,7 +96,7 @@ class Notebook:
         self._unwritten.add(note.token)
         if seen.asleep or seen.awake_since is not None:
             note = replace(note, asleep=seen.asleep, awake_since=seen.awake_since)
-        return replace(note, over_since=seen.over_since)
+        return replace(note, over_since=seen.over_since, over_steady=seen.over_steady)
 
     def _read(self, specs: Sequence[AttemptSpec]) -> list[tuple[AttemptSpec, Note | None]]:
         """None where there may be a note that cannot be read."""

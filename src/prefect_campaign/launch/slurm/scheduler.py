@@ -4,6 +4,7 @@ import asyncio
 import time
 from collections.abc import Collection, Iterable
 
+from prefect_campaign.launch.poller import FAILED_SECONDS
 from prefect_campaign.launch.slurm.programs import Programs, asked
 from prefect_campaign.launch.slurm.refusals import told, without_accounting
 from prefect_campaign.launch.slurm.text import SACCT_FIELDS, SQUEUE_FORMAT, read_accounting, read_config, read_queue
@@ -19,9 +20,6 @@ _WANTED_SECONDS = 900.0
 _SINCE_SLACK = 600
 """Seconds before our own submit time, for clocks that differ."""
 _DEFAULT_ARRAY = 1001
-
-FAILED_SECONDS = 15.0
-"""A question that failed answers others for so long at most."""
 
 
 class Scheduler:
