@@ -146,6 +146,58 @@ async def test_two_jobs_of_one_attempt_the_one_that_runs_stays(fake, new, spec_o
     assert await new().find(spec) == handle
 
 
+def twin(fake, base: int = 101, comment: str = "") -> None:
+    """The same array once more, as if sbatch had been called twice."""
+    (new,) = fake.sql("select max(base) + 1 from arrays")[0]
+    mark = "?" if comment else "comment"
+    fake.sql(
+        f"insert into arrays select ?, name, {mark}, script, options, output, submitted, 1, 0 from arrays where base=?",
+        *(new, *([comment] if comment else []), base),
+    )
+    fake.sql("insert into tasks (base, task, state) select ?, task, state from tasks where base=?", new, base)
+
+
+def states(fake) -> dict[int, str]:
+    """First letters of the states of all tasks, by array."""
+    found: dict[int, str] = {}
+    for base, state in fake.sql("select base, state from tasks order by base, task"):
+        found[base] = found.get(base, "") + state[0]
+    return found
+
+
+@pytest.mark.parametrize("claimed", [False, True])
+async def test_of_an_array_that_is_there_twice_no_task_stays_in_the_queue_for_nothing(fake, new, spec_of, claimed):
+    fake.configure(slots=0)
+    fake.fault("sbatch", silent=True, err=NO_ANSWER, rc=1, times=1)
+    specs = [spec_of("true", name=f"e{n}") for n in range(4)]
+    await new().submit_all(specs)
+    twin(fake)
+    twin(fake, comment="pc:somebody-elses")
+    fake.sql("update tasks set state='RUNNING', node='n1' where base=102 and task=2")
+    first = 102 if claimed else 101
+    if claimed:
+        claim = Path(specs[0].run_dir) / "claim"
+        claim.mkdir()
+        (claim / "job").write_text("102_0 0\n")
+        fake.sql("update tasks set state='RUNNING', node='n1' where base=102 and task=0")
+    assert (await new().find(specs[0])).job_id == f"{first}_0"
+    # What runs goes on, and so does what waits elsewhere.
+    expected = {101: "CCCC", 102: "RPRP"} if claimed else {101: "PPCP", 102: "CCRC"}
+    assert states(fake) == {**expected, 103: "PPPP"}
+    assert (await new().find(specs[3])).job_id == f"{first}_3"
+
+
+async def test_a_task_whose_twin_is_over_is_left_to_the_claim(fake, new, spec_of):
+    fake.configure(slots=0)
+    fake.fault("sbatch", silent=True, err=NO_ANSWER, rc=1, times=1)
+    specs = [spec_of("true", name=f"e{n}") for n in range(3)]
+    await new().submit_all(specs)
+    twin(fake)
+    fake.sql("update tasks set state='FAILED', ended=strftime('%s') where base=101 and task=2")
+    await new().find(specs[0])
+    assert states(fake) == {101: "PPF", 102: "CCP"}
+
+
 async def test_a_job_with_the_same_name_from_another_home_is_not_ours(fake, new, clock, spec_of):
     fake.configure(slots=0)
     fake.fault("sbatch", silent=True, err=NO_ANSWER, rc=1, times=1)

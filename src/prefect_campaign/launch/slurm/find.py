@@ -29,9 +29,9 @@ class Found:
     handle: Handle | None
     rest: tuple[Handle, ...] = ()
     """Further jobs of the same attempt, which must go."""
-    unsettled: tuple[tuple[str, str], ...] = ()
-    """Manifest's key and the id that is its answer once the rest is gone: until then the rest is not to be forgotten.
-    """
+    unsettled: tuple[tuple[Manifest, str], ...] = ()
+    """What was handed over twice, and the id that is its answer once the rest is gone: until then the rest is not to
+    be forgotten."""
 
 
 @dataclass(frozen=True)
@@ -78,14 +78,17 @@ class Finder:
         if trace.unread:
             raise Unknown(f"{spec.token}: {trace.unread}")
         if trace.claimed_by:
-            return Found(await self.holder(spec, trace.claimed_by))
+            handle = await self.holder(spec, trace.claimed_by)
+            open_ = [entry.manifest for entry in entries if entry.manifest.job_id is None]
+            twins = [one for one in open_ if one.name == handle.detail["name"] and await self._is_twin(one)]
+            return Found(handle, unsettled=tuple((one, handle.job_id.partition("_")[0]) for one in twins))
         known = [entry for entry in entries if entry.manifest.job_id]
-        unsettled: dict[str, str] = {}
+        unsettled: dict[str, tuple[Manifest, str]] = {}
         for entry in entries:
             if entry.manifest.job_id is None:
                 more = await self._looked_for(spec, entry)
                 if len(more) > 1:
-                    unsettled[entry.manifest.key] = more[0].manifest.job_id or ""
+                    unsettled[entry.manifest.key] = entry.manifest, more[0].manifest.job_id or ""
                 known += more
         if not known:
             return Found(None)
@@ -93,9 +96,31 @@ class Finder:
         if len(known) > 1:
             known = await self._furthest_first(known)
             if known[0].manifest.key in unsettled:
-                unsettled[known[0].manifest.key] = known[0].manifest.job_id or ""
+                unsettled[known[0].manifest.key] = known[0].manifest, known[0].manifest.job_id or ""
         first, *rest = (handle_of(self._name, one.manifest, one.manifest.job_id or "", one.index) for one in known)
-        return Found(first, tuple(rest), tuple(unsettled.items()))
+        return Found(first, tuple(rest), tuple(unsettled.values()))
+
+    async def spare(self, found: Found) -> list[tuple[str, Handle]]:
+        """Token and job of further tasks of arrays that were handed over twice, where the twin of the task goes on.
+
+        Only what has never begun: squeue shows that in one row with others, and it can have claimed nothing.
+
+        Raises:
+            Transient: Slurm cannot be asked now.
+        """
+        spare = []
+        for manifest, base in found.unsettled:
+            view = await self._scheduler.queue([manifest.name])
+            bases = sorted(view.bases(manifest.name, manifest.mark), key=lambda one: one != base)
+            for index, token in enumerate(manifest.tokens) if manifest.array else ():
+                rows = {one: row for one in bases if (row := view.row(manifest.name, one, index)) is not None}
+                live = [one for one, row in rows.items() if row.state not in OVER]
+                live.sort(key=lambda one: rows[one].state in WAITING)
+                for one in live[1:]:
+                    row = rows[one]
+                    if row.id.tasks is not None and index in row.id.tasks and row.comment == manifest.mark:
+                        spare.append((token, handle_of(self._name, manifest, one, index)))
+        return spare
 
     async def _furthest_first(self, jobs: list[Entry]) -> list[Entry]:
         """One that runs before those that wait, these before those that are over or not to be seen; else as they are.
@@ -118,8 +143,8 @@ class Finder:
 
     def settle(self, spec: AttemptSpec, found: Found) -> None:
         """The rest is gone."""
-        for key, base in found.unsettled:
-            self._manifests.answered(runs_of(spec.run_dir), key, base)
+        for manifest, base in found.unsettled:
+            self._manifests.answered(runs_of(spec.run_dir), manifest.key, base)
 
     async def holder(self, spec: AttemptSpec, claimed_by: str) -> Handle:
         """The job that won the claim is the one, whatever else was submitted, and whatever was believed of it.
@@ -135,13 +160,21 @@ class Finder:
             # One that has another id may have been handed over twice: its name is the claimant's all the same.
             order = {id_.base: 0, None: 1}
             fitting.sort(key=lambda one: (order.get(one.manifest.job_id, 2), one.manifest.refused))
-            if len(fitting) == 1 and fitting[0].manifest.job_id is None:
+            one = fitting[0].manifest if len(fitting) == 1 else None
+            if one is not None and one.job_id is None and not await self._is_twin(one):
                 # So that the other tasks of its array are found, too.
-                self._manifests.answered(runs, fitting[0].manifest.key, id_.base)
+                self._manifests.answered(runs, one.key, id_.base)
             for entry in fitting:
                 return handle_of(self._name, entry.manifest, id_.base, entry.index)
         detail = {"name": spec.token, "submitted_at": 0.0}
         return Handle(launcher=SLURM, host=self._name, job_id=claimed_by if id_ else "", detail=detail)
+
+    async def _is_twin(self, manifest: Manifest) -> bool:
+        """Whether a submission is there twice, or may be."""
+        try:
+            return len(await self._shown(manifest)) > 1
+        except CampaignError:
+            return True
 
     async def _looked_for(self, spec: AttemptSpec, entry: Entry) -> list[Entry]:
         """The submission with its id, or nothing if it surely came to nothing.

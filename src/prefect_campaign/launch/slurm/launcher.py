@@ -1,5 +1,6 @@
 """The Slurm launcher: experiments as jobs and arrays of one cluster, watched by one squeue for all of them."""
 
+import asyncio
 import logging
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -146,6 +147,10 @@ class SlurmLauncher:
                 self.settings.name,
             )
             await self._end(f"{spec.token} (job {other.job_id})", other, 0.0)
+        spare = await self._finder.spare(found)
+        if spare:
+            log.warning("%s: %d other tasks are there twice; they are cancelled", self.settings.name, len(spare))
+        await asyncio.gather(*(self._end(f"{token} (job {one.job_id})", one, 0.0) for token, one in spare))
         self._finder.settle(spec, found)
         return found.handle
 
