@@ -83,8 +83,10 @@ def send(task: str, what: int) -> None:
             os.kill(pid, what)
 
 
-def stop(tasks: list[str]) -> None:
-    for task in tasks:
+def stop(words: list[str]) -> None:
+    """By id or title."""
+    known_tasks = sorted(path.name for path in (ROOT / "tasks").iterdir())
+    for task in [task for task in known_tasks if task in words or known(task, "title") in words]:
         if known(task, "phase") in ("Waiting", "Blocked"):
             tell(task, "phase", "Stopped")
         elif known(task, "phase") == "Active" and fault("deaf") is None:

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 from contract.command_lab import acme, clock, new_launcher, spec_of
-from contract.launchers import PATIENCE, see, wait_until
+from contract.launchers import PATIENCE, make_spec, see, wait_until
 
 from prefect_campaign.launch.queue.jobs import job_mark
 from prefect_campaign.launch.queue.note import read_note
@@ -128,16 +128,26 @@ async def test_a_job_that_is_not_listed_any_more_is_gone_only_after_some_time(ac
     assert (seen.status, seen.scheduler_state) == ("gone", None)
 
 
-async def test_an_id_that_is_another_jobs_by_now_is_left_alone(acme, new_launcher, spec_of):
+@pytest.mark.parametrize(("what", "theirs"), [("title", "theirs"), ("label", job_mark("/elsewhere"))])
+async def test_an_id_that_is_another_jobs_by_now_is_left_alone(acme, new_launcher, spec_of, what, theirs):
     acme.fail("stopped")
     spec = spec_of("true")
     launcher = new_launcher()
     handle = await launcher.submit(spec)
     task = acme.folder / "tasks" / handle.job_id
-    (task / "title").write_text("theirs")
+    (task / what).write_text(theirs)
     launcher._canceller._absent = 0.2
     await launcher.cancel(spec, handle)
     assert (task / "phase").read_text() == "Waiting"
+
+
+async def test_a_job_that_was_handed_over_before_the_block_knew_of_marks_is_still_ours(acme, new_launcher, spec_of):
+    acme.fail("stopped")
+    spec = spec_of("true")
+    launcher = new_launcher()
+    handle = await launcher.submit(spec)
+    (acme.folder / "tasks" / handle.job_id / "label").write_text("-")
+    assert (await see(launcher, spec, handle)).status == "pending"
 
 
 async def test_a_stop_that_does_nothing_is_not_believed(acme, new_launcher, spec_of):
@@ -154,21 +164,60 @@ async def test_a_stop_that_does_nothing_is_not_believed(acme, new_launcher, spec
     assert (await see(launcher, spec, handle)).exit_code == 143
 
 
+BY_NAME = {
+    "id_pattern": "",
+    "job_pattern": r"^t-\d+ +(?P<state>\w+) +(?P<node>\S+) +(?P<mark>\S+) +(?P<name>\S+)$",
+    "cancel": "acme stop {names}",
+    "logs": (),
+}
+
+
 async def test_jobs_that_go_by_their_name(acme, new_launcher, spec_of):
     """A platform that takes a name for an id; here the list is all that shows it."""
-    by_name = {
-        "id_pattern": "",
-        "job_pattern": r"^t-\d+ +(?P<state>\w+) +(?P<node>\S+) +(?P<mark>\S+) +(?P<name>\S+)$",
-        "cancel": "acme stop {names}",
-        "logs": (),
-    }
     acme.fail("stopped")
     spec = spec_of("true")
-    launcher = new_launcher(**by_name)
+    launcher = new_launcher(**BY_NAME)
     handle = await launcher.submit(spec)
     assert handle.job_id == spec.token
     assert (await see(launcher, spec, handle)).status == "pending"
     assert json.loads((Path(spec.run_dir) / "submit.json").read_text())["job_id"] == spec.token
+
+
+async def test_of_jobs_that_go_by_their_name_another_homes_is_neither_seen_as_ours_nor_ended(
+    acme, new_launcher, spec_of, tmp_path
+):
+    acme.fail("stopped")
+    spec = spec_of("true")
+    theirs = make_spec(tmp_path / "elsewhere" / "e" / "a1", "true", token=spec.token)
+    launcher = new_launcher(**BY_NAME)
+    handle = await launcher.submit(spec)
+    await new_launcher(**BY_NAME).submit(theirs)
+    tasks = [acme.folder / "tasks" / task / "phase" for task in acme.tasks()]
+    tasks[1].write_text("Active")
+    assert (await see(launcher, spec, handle)).status == "pending"
+    with pytest.raises(Transient, match="2 jobs have the name pc-test-e-a1"):
+        await launcher.cancel(spec, handle)
+    assert [phase.read_text() for phase in tasks] == ["Waiting", "Active"]
+    tasks[1].write_text("Done")
+    await launcher.cancel(spec, handle)
+    assert tasks[0].read_text() == "Stopped"
+    # Ours is forgotten: what still has its name is theirs.
+    tasks[0].write_text("")
+    tasks[1].write_text("Active")
+    launcher._canceller._absent = 0.2
+    await launcher.cancel(spec, handle)
+    assert tasks[1].read_text() == "Active"
+
+
+async def test_a_second_job_of_an_attempt_is_not_cancelled_by_the_name_of_both(acme, new_launcher, spec_of):
+    acme.fail("stopped")
+    spec = spec_of("true")
+    for _ in range(2):
+        await new_launcher().submit(spec)
+        (Path(spec.run_dir) / "submit.json").unlink()
+    with pytest.raises(Transient, match="let `cancel` take "):
+        await new_launcher(cancel="acme stop {names}").find(spec)
+    assert {(acme.folder / "tasks" / task / "phase").read_text() for task in acme.tasks()} == {"Waiting"}
 
 
 async def test_many_are_seen_in_one_call(acme, new_launcher, spec_of):

@@ -9,6 +9,7 @@ from contract.launchers import PATIENCE, see, wait_until
 from contract.pbs_lab import clock, launcher, new_launcher, pbs, run_and_note, spec_of
 from ends import ended
 
+from prefect_campaign.launch.queue.jobs import job_mark
 from prefect_campaign.model.errors import Transient
 
 FIXTURES = (clock, launcher, new_launcher, pbs, spec_of)
@@ -145,11 +146,16 @@ async def test_states(pbs, launcher, spec_of, letter, status):
     assert (await see(launcher, spec, handle)).status == status
 
 
-async def test_an_id_that_is_somebody_elses_by_now_is_neither_ours_nor_cancelled(pbs, launcher, spec_of, clock):
+@pytest.mark.parametrize("home", ["somebody's", "another of ours"])
+async def test_an_id_that_is_somebody_elses_by_now_is_neither_ours_nor_cancelled(pbs, launcher, spec_of, clock, home):
     pbs.fail("stopped")
     spec = spec_of("true")
     handle = await launcher.submit(spec)
-    pbs.change(1, Job_Name="theirs", Variable_List={}, job_state="R")
+    if home == "somebody's":
+        pbs.change(1, Job_Name="theirs", Variable_List={}, job_state="R")
+    else:
+        variables = {"CAMPAIGN_TOKEN": spec.token, "CAMPAIGN_MARK": job_mark("/elsewhere")}
+        pbs.change(1, Variable_List=variables, job_state="R")
     clock.now += 61
     assert (await see(launcher, spec, handle)).status == "unreachable"
     launcher._canceller._absent = 0.2

@@ -45,7 +45,7 @@ class Told:
     def same(self, one: str, other: str) -> bool:
         return one == other
 
-    async def see(self, jobs: Mapping[str, str]) -> Listing:
+    async def see(self, jobs: Mapping[str, str], marks: Mapping[str, str]) -> Listing:
         self.looks += 1
         entry = self.answers.pop(0) if len(self.answers) > 1 else self.answers[0]
         if entry is None:
@@ -116,7 +116,7 @@ async def test_only_a_job_that_qstat_calls_unknown_is_absent() -> None:
             return Said(2, "", "qstat: invalid option -- 'F'")
         return Said(35, "Job Id: 1.pbs\n    job_state = R\n", "qstat: Unknown Job Id 3.pbs")
 
-    listing = await PbsScheduler("lab", PbsRequest(), run).see({"1.pbs": "a", "2.pbs": "b", "3.pbs": "c"})
+    listing = await PbsScheduler("lab", PbsRequest(), run).see({"1.pbs": "a", "2.pbs": "b", "3.pbs": "c"}, {})
     assert set(listing.entries) == {"1.pbs"}
     assert listing.absent == {"3.pbs"}
 
@@ -275,8 +275,8 @@ async def test_that_there_was_no_answer_is_believed_for_a_moment_only(tmp_path) 
     class Failing(Told):
         problem = True
 
-        async def see(self, jobs: Mapping[str, str]) -> Listing:
-            found = await super().see(jobs)
+        async def see(self, jobs: Mapping[str, str], marks: Mapping[str, str]) -> Listing:
+            found = await super().see(jobs, marks)
             if self.problem:
                 raise Transient("lab is away")
             return found

@@ -16,6 +16,8 @@ COMMAND = "command"
 _AGAIN = "$(uname -n).$$.$(date +%s)"
 _CUT_OFF_CODES = frozenset({124, 137, 143})
 """Of a command that was ended from outside, as by `timeout`: what it asked for may have been done."""
+_MARK = re.compile(r"[0-9a-f]{16}")
+"""What `job_mark` makes; anything else in its place says nothing."""
 _TIMED_OUT = re.compile(r"timed[ -]?out|deadline exceeded", re.IGNORECASE)
 
 
@@ -77,12 +79,14 @@ class CommandScheduler:
         """Whether they are equal."""
         return one == other
 
-    async def see(self, jobs: Mapping[str, str]) -> Listing:
+    async def see(self, jobs: Mapping[str, str], marks: Mapping[str, str]) -> Listing:
         """One `status` for all. A job that is not listed is taken for absent, which is no end by itself."""
         if not jobs:
             return Listing()
-        rows = {row.job_id: row for row in await self._rows(list(jobs), list(jobs.values()))}
-        if not rows and not self._settings.whole_pattern:  # a log-in page has no jobs on it either
+        listed = await self._rows(list(jobs), list(jobs.values()))
+        # Where jobs are known by their names, another home's has the same id.
+        rows = {row.job_id: row for row in listed if not _is_foreign(row, marks.get(jobs.get(row.job_id, "")))}
+        if not listed and not self._settings.whole_pattern:  # a log-in page has no jobs on it either
             raise Transient(_proves_nothing(self._queue, "status"))
         entries, absent = {}, set()
         for job_id, token in jobs.items():
@@ -100,6 +104,41 @@ class CommandScheduler:
             Unknown: the platform shows no names, so that nobody can say; or `find` lists several without names.
             Transient: it lists no job at all, and nothing tells whether that is the whole list.
         """
+        named = await self._named(token)
+        ours = [row for row in named if row.mark == job_mark(run_dir)] if self.marks else named
+        return [row.entry for row in ours if row.entry is not None]
+
+    async def cancel(self, jobs: Mapping[str, str]) -> None:
+        """One `cancel` for all if it takes many, else one each.
+
+        Raises:
+            Transient: `cancel` goes by names alone, and other jobs have them, too; or that cannot be seen now.
+        """
+        fields = self._settings.template("cancel").fields
+        if not fields & {"id", "ids"}:
+            for token in jobs.values():
+                await self._see_alone(token, jobs)
+        if fields & {"ids", "names"}:
+            await self._call("cancel", {"ids": list(jobs), "names": list(jobs.values())}, sure=False)
+            return
+        for job_id, token in jobs.items():
+            await self._call("cancel", {"id": job_id, "name": token}, sure=False)
+
+    async def _see_alone(self, token: str, jobs: Mapping[str, str]) -> None:
+        """See that no other job has this name."""
+        try:
+            live = [row for row in await self._named(token) if row.entry is not None and row.entry.status != "ended"]
+        except (Unknown, _Unproven):
+            return  # where names are not shown, or no job is, nobody can say more
+        others = [row.job_id for row in live if row.job_id not in jobs]
+        if others or len({row.mark for row in live}) > 1:
+            raise Transient(
+                f"{self._queue}: cancel: {len(live)} jobs have the name {token}, and it would end them all; "
+                "end by hand what is to go, or let `cancel` take {id}"
+            )
+
+    async def _named(self, token: str) -> list[Row]:
+        """All jobs with this name, whosever they are; with a command that lists no names those that it calls so."""
         settings = self._settings
         if not settings.shows_names and not settings.find:
             raise Unknown(f"{self._queue} lists no names (no group `name` in job_pattern), so nobody can look for it")
@@ -113,17 +152,7 @@ class CommandScheduler:
             raise Unknown(f"{self._queue}: find lists {len(rows)} jobs and no names; give job_pattern a group `name`")
         if not rows and not settings.whole_pattern:
             raise _Unproven(_proves_nothing(self._queue, "find" if settings.find else "status"))
-        named = [row for row in rows if row.name in (token, None)]
-        ours = [row for row in named if row.mark == job_mark(run_dir)] if self.marks else named
-        return [row.entry for row in ours if row.entry is not None]
-
-    async def cancel(self, jobs: Mapping[str, str]) -> None:
-        """One `cancel` for all if it takes many, else one each."""
-        if self._settings.template("cancel").fields & {"ids", "names"}:
-            await self._call("cancel", {"ids": list(jobs), "names": list(jobs.values())}, sure=False)
-            return
-        for job_id, token in jobs.items():
-            await self._call("cancel", {"id": job_id, "name": token}, sure=False)
+        return [row for row in rows if row.name in (token, None)]
 
     async def check(self) -> None:
         """Ask for the state of nothing, where that can be asked."""
@@ -190,6 +219,11 @@ class CommandScheduler:
 
 class _Unproven(Transient):
     """It lists no job at all, and nothing tells whether that is the whole list."""
+
+
+def _is_foreign(row: Row, mark: str | None) -> bool:
+    """Whether it shows the mark of another campaign home."""
+    return bool(mark and row.mark and row.mark != mark and _MARK.fullmatch(row.mark))
 
 
 def _proves_nothing(queue: str, what: str) -> str:

@@ -86,7 +86,7 @@ class PbsScheduler:
         """See `pbs_qstat.same_job`."""
         return same_job(one, other)
 
-    async def see(self, jobs: Mapping[str, str]) -> Listing:
+    async def see(self, jobs: Mapping[str, str], marks: Mapping[str, str]) -> Listing:
         """One qstat for all; of a job that it does not mention nothing is known, unless it says so."""
         if not jobs:
             return Listing()
@@ -97,7 +97,7 @@ class PbsScheduler:
         if found and silent and "json" in self._forms[0]:
             # Some releases of OpenPBS show only the first of several jobs as JSON.
             self._forms = [form for form in self._forms if "json" not in form]
-            return await self.see(jobs)
+            return await self.see(jobs, marks)
         entries, absent = {}, set()
         for job_id, token in jobs.items():
             attributes = _of(found, job_id)
@@ -106,7 +106,7 @@ class PbsScheduler:
                     entries[job_id] = Entry(job_id, "ended", "FINISHED", "PBS says no more than that it is over")
                 elif _among(job_id, unknown):
                     absent.add(job_id)
-            elif _is_of(attributes, token):
+            elif _is_of(attributes, token, marks.get(token)):
                 entries[job_id] = entry_of(job_id, attributes)
             else:
                 absent.add(job_id)  # the id is another job's by now
@@ -198,8 +198,10 @@ def _among(job_id: str, others: set[str]) -> bool:
     return job_id in others or any(same_job(job_id, other) for other in others)
 
 
-def _is_of(attributes: Mapping[str, str], token: str) -> bool:
-    """Whether a job whose id was this attempt's still is: by its token, else by its name; in doubt it is."""
+def _is_of(attributes: Mapping[str, str], token: str, mark: str | None) -> bool:
+    """Whether a job whose id was this attempt's still is: by its token and mark, else by its name; in doubt it is."""
+    if mark and mark_of(attributes) not in (None, mark):
+        return False
     told = token_of(attributes)
     if told is not None:
         return told == token

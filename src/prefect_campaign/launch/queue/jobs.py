@@ -100,8 +100,12 @@ class Scheduler(Protocol):
         """Whether two ids mean one job."""
         ...
 
-    async def see(self, jobs: Mapping[str, str]) -> Listing:
+    async def see(self, jobs: Mapping[str, str], marks: Mapping[str, str]) -> Listing:
         """See all these jobs (id -> token), in one call however many they are.
+
+        Args:
+            jobs: id -> token.
+            marks: token -> `job_mark`, where that is known: a job that shows another one is none of ours.
 
         Raises:
             CampaignError: no answer that can be believed; nothing is known of any job.
@@ -121,7 +125,9 @@ class Scheduler(Protocol):
         ...
 
     async def cancel(self, jobs: Mapping[str, str]) -> None:
-        """Ask for the end of these jobs (id -> token), which is no proof of it; one that is over already is fine.
+        """Ask for the end of these jobs (id -> token) and no others, which is no proof of it.
+
+        One that is over already is fine.
 
         Raises:
             CampaignError: it may not have been asked for.

@@ -10,7 +10,7 @@ from pathlib import Path
 from prefect_campaign.launch.many import all_at_once
 from prefect_campaign.launch.poller import Poller
 from prefect_campaign.launch.queue.cancel import Canceller
-from prefect_campaign.launch.queue.jobs import Scheduler, first_number
+from prefect_campaign.launch.queue.jobs import Scheduler, first_number, job_mark
 from prefect_campaign.launch.queue.judge import Now, Patience, Report, asks_why, judge
 from prefect_campaign.launch.queue.note import Note, read_note, remove_note, write_note
 from prefect_campaign.launch.queue.notebook import Notebook
@@ -171,8 +171,8 @@ class QueueLauncher:
         open_ = [t for t in pairs if traces[t].over is None or asks_why(traces[t])]
         asked = {t: pairs[t][1].job_id for t in open_ if pairs[t][1].job_id}
         owners = {t: o for t, job_id in asked.items() if (o := self._other_owner(traces[t], job_id))}
-        for token, owner in owners.items():
-            self._view.follow(token, owner)
+        for token, job_id in (*asked.items(), *owners.items()):
+            self._view.follow(token, job_id, _mark(*pairs[token]))
         notes = await self._notebook.read([spec for spec, _ in pairs.values()])
         doubtful = any(traces[t].over is not None or notes[t].over_since is not None for t in asked)
         age = min(self.poll_seconds, self._patience.unlisted) if doubtful else self.poll_seconds
@@ -216,6 +216,8 @@ class QueueLauncher:
         if handle.job_id and (trace.over is None or asks_why(trace)):
             owner = self._other_owner(trace, handle.job_id)
             both = [handle.job_id, *([owner] if owner else [])]
+            for job_id in both:
+                self._view.follow(spec.token, job_id, _mark(spec, handle))
             await asyncio.gather(*(self._canceller.end(spec.token, job_id, grace_seconds) for job_id in both))
 
     def watch(self, spec: AttemptSpec, handle: Handle, on_end: Callable[[str], None]) -> None:
@@ -274,10 +276,9 @@ class QueueLauncher:
         path = Path(spec.run_dir) / LOG_NAME
         if not handle.job_id or path.exists():
             return
-        run_dir = str(handle.detail.get("run_dir") or spec.run_dir)
         with suppress(CampaignError, OSError):
             async with self._turns:
-                text = await self._scheduler.log(handle.job_id, spec.token, run_dir)
+                text = await self._scheduler.log(handle.job_id, spec.token, _run_dir(spec, handle))
             if text:
                 path.write_text(text[-_LONGEST_LOG:], errors="replace")
 
@@ -300,3 +301,12 @@ class QueueLauncher:
         self._notebook.forget(token)
         self._handles.pop(token, None)
         self._missed.discard(token)
+
+
+def _run_dir(spec: AttemptSpec, handle: Handle) -> str:
+    """The run dir there."""
+    return str(handle.detail.get("run_dir") or spec.run_dir)
+
+
+def _mark(spec: AttemptSpec, handle: Handle) -> str:
+    return job_mark(_run_dir(spec, handle))

@@ -30,6 +30,7 @@ class QueueView:
         self._steady = steady
         self._lock = asyncio.Lock()
         self._open: dict[str, set[str]] = {}
+        self._marks: dict[str, str] = {}
         self._asked: frozenset[str] = frozenset()
         self._listing = Listing()
         self._asked_at = self._checked_at = self._failed_at = float("-inf")
@@ -39,13 +40,16 @@ class QueueView:
         """Why there was none to the last question whether it is there."""
         self._check: asyncio.Task[None] | None = None
 
-    def follow(self, token: str, job_id: str) -> None:
-        """Ask for this job too from now on."""
+    def follow(self, token: str, job_id: str, mark: str = "") -> None:
+        """Ask for this job too from now on; with its mark, if that is known, another home's is not taken for it."""
         self._open.setdefault(token, set()).add(job_id)
+        if mark:
+            self._marks[token] = mark
 
     def forget(self, token: str) -> None:
         """It is over."""
         self._open.pop(token, None)
+        self._marks.pop(token, None)
 
     async def reports(self, jobs: Mapping[str, str], age: float) -> dict[str, Report]:
         """Token -> what is said of it.
@@ -111,7 +115,7 @@ class QueueView:
         listing, said = Listing(), None
         asked_at = self._steady()
         try:
-            listing = await self._scheduler.see(jobs)
+            listing = await self._scheduler.see(jobs, self._marks)
         except CampaignError as error:
             said = error
         except (ValueError, LookupError, TypeError, AttributeError) as error:  # an answer that nobody thought of
