@@ -242,6 +242,26 @@ async def test_since_when_a_job_is_silent_is_told_by_its_newest_file(fake, clock
     assert (await see_as(launcher, spec, handle, "exited")).quiet_since is None
 
 
+@pytest.mark.parametrize("seen_to_go_on", [True, False])
+async def test_a_job_that_was_suspended_is_silent_since_it_went_on_at_most_to_a_later_process_too(
+    fake, new, clock, silent, seen_to_go_on
+):
+    spec, launcher, handle = await silent()
+    fake.sql("update tasks set state = 'SUSPENDED'")
+    assert (await see(launcher, spec, handle)).quiet_since is None
+    fake.sql("update tasks set state = 'RUNNING'")
+    clock.jump(300)
+    woke = clock.now
+    if seen_to_go_on:
+        assert (await see(launcher, spec, handle)).quiet_since == woke
+    for _ in range(2):
+        assert (await see(new(), spec, handle)).quiet_since == woke
+        clock.jump(300)
+    (Path(spec.run_dir) / "metrics.jsonl").write_text("{}\n")
+    assert (await see(new(), spec, handle)).quiet_since > woke
+    await new().cancel(spec, handle, grace_seconds=1)
+
+
 async def test_a_file_server_whose_clock_is_behind_makes_no_job_look_silent(fake, clock, silent):
     spec, launcher, handle = await silent()
     clock.jump(7200)

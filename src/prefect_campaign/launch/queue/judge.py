@@ -90,6 +90,12 @@ def asks_why(trace: Trace) -> bool:
     return trace.over is not None and (trace.stopped or trace.over.signal in _FROM_OUTSIDE)
 
 
+def slept(note: Note, *, asleep: bool, now: float) -> Note:
+    """The note of a job that cannot write now, or can, again or still."""
+    woke = now if note.asleep and not asleep else note.awake_since
+    return replace(note, asleep=asleep, awake_since=woke)
+
+
 def _explained(
     trace: Trace, over: Observation, report: Report, note: Note, queue: str, now: Now, patience: Patience
 ) -> tuple[Observation, Note]:
@@ -134,8 +140,7 @@ def _over_for(note: Note, now: Now, age: float) -> tuple[Note, float]:
 def _with_sleep(trace: Trace, entry: Entry, note: Note, now: float) -> Note:
     """The note of a job that is listed as alive: what waits or is suspended after it has run is silent for no fault."""
     asleep = entry.suspended or (entry.status == "pending" and trace.started_at is not None)
-    woke = now if note.asleep and not asleep else note.awake_since
-    return replace(note, over_since=None, over_steady=None, asleep=asleep, awake_since=woke)
+    return replace(slept(note, asleep=asleep, now=now), over_since=None, over_steady=None)
 
 
 def _quiet(trace: Trace, note: Note) -> float | None:

@@ -9,7 +9,8 @@ from prefect_campaign.launch.slurm.doubt import Doubt, Job
 from prefect_campaign.launch.slurm.files import RunDirs, Trace, with_detail
 from prefect_campaign.launch.slurm.reasons import NEVER, pending_detail
 from prefect_campaign.launch.slurm.scheduler import Scheduler
-from prefect_campaign.launch.slurm.state import HELD, OVER, WAITING
+from prefect_campaign.launch.slurm.sleep import Sleep
+from prefect_campaign.launch.slurm.state import HELD, OVER, WAITING, telling
 from prefect_campaign.launch.slurm.text import Row
 from prefect_campaign.launch.slurm.view import View, split_id
 from prefect_campaign.model.clock import Clock
@@ -55,6 +56,7 @@ class Observer:
         self._holder = holder
         self._scheduler = scheduler
         self._files = files
+        self._sleep = Sleep(name, clock, steady)
         self._clock = clock
         self._steady = steady
         self._record_seconds = record_seconds
@@ -118,6 +120,7 @@ class Observer:
             one = found[job.spec.token]
             if one.status == "gone" and one.scheduler_state in ("FAILED", "OUT_OF_MEMORY"):
                 found[job.spec.token] = await self._explained(job, one)
+        found |= await self._sleep.excuse([(job.spec, found[job.spec.token]) for job in others])
         self._tidy(found)
         return found
 
@@ -205,7 +208,7 @@ class Observer:
         if trace.end is not None and not trace.stopped:
             self._doubts.pop(token)
             state = row.state if row is not None and row.state in OVER else None
-            return with_detail(trace, scheduler_state=_telling(state), node=row.node if row else "")
+            return with_detail(trace, scheduler_state=telling(state), node=row.node if row else "")
         if view is None:
             detail = "; ".join(filter(None, (trace.problem, silence)))
             return Observation("unreachable", started_at=trace.started_at, detail=detail)
@@ -312,8 +315,3 @@ class Observer:
             return with_detail(trace)
         detail = trace.problem or f"neither squeue nor sacct knows job {job.id}, and there is no exit record"
         return Observation("gone", started_at=trace.started_at, detail=detail)
-
-
-def _telling(state: str | None) -> str | None:
-    """States that say more than an exit code does."""
-    return state if state not in ("COMPLETED", "FAILED", None) else None

@@ -47,6 +47,9 @@ WAITING = frozenset(
 )
 """It is in the queue, perhaps again."""
 
+ASLEEP = frozenset({"SUSPENDED", "STOPPED"})
+"""It runs, but was stopped for now, so that it can write nothing."""
+
 OVER = frozenset(
     {
         "BOOT_FAIL",
@@ -71,6 +74,11 @@ HELD = frozenset({"REQUEUE_HOLD", "RESV_DEL_HOLD", "SPECIAL_EXIT"})
 """In the queue, but somebody must release it."""
 
 _NAMES = frozenset(STATES.values())
+
+
+def telling(state: str | None) -> str | None:
+    """The states that say more than an exit code does; None for others."""
+    return state if state not in ("COMPLETED", "FAILED", None) else None
 
 
 def state_name(said: str) -> str:
