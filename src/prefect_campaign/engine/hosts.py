@@ -7,12 +7,14 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 
 from prefect_campaign.engine.beside import stop
-from prefect_campaign.engine.queue_room import QueueRoom
+from prefect_campaign.engine.outcomes import QUEUE_FULL
+from prefect_campaign.engine.queue_room import RECALLED_SECONDS, QueueRoom
 from prefect_campaign.launch.fleet import Fleet
 from prefect_campaign.launch.gpus.numbers import Numbered, Numbers
 from prefect_campaign.launch.protocol import Launcher
 from prefect_campaign.ledger import gpu_numbers
 from prefect_campaign.ledger.leases import Lease
+from prefect_campaign.ledger.queued import refused
 from prefect_campaign.ledger.store import Ledger
 from prefect_campaign.model.devices import HostView
 from prefect_campaign.model.errors import Refused
@@ -54,10 +56,13 @@ class Hosts:
         """(host, UUID) -> MiB that others' processes have shown at their peak, beyond what they use now."""
         self._launcher = launcher
         self._slots = slots
+        self._ledger = ledger
         self._clock = ledger.clock
         self._views: tuple[HostView, ...] = ()
         self._room: dict[str, QueueRoom] = {}
         """Of the queues that have said that they are full."""
+        self._recalled: set[str] = set()
+        """Queues of which it was looked up whether they said so to an earlier process."""
         self._peaks = Peaks()
         self._seen_at = 0.0
         self._looking: asyncio.Task[None] | None = None
@@ -67,6 +72,7 @@ class Hosts:
         seen = await self._launcher.look()
         if self._slots is not None and len(seen) == 1 and not seen[0].queue:
             seen = [dataclasses.replace(seen[0], slots=self._slots, cores=False)]
+        self._recall({view.host for view in seen if view.queue} - self._recalled)
         self._take_in(tuple(seen))
         self.extra = self._peaks.seen(self.seen)
         self._seen_at = self._clock()
@@ -164,6 +170,15 @@ class Hosts:
     async def close(self) -> None:
         """Stop looking."""
         await stop(self._looking)
+
+    def _recall(self, queues: set[str]) -> None:
+        if queues:
+            self._recalled |= queues
+            now = self._clock()
+            with self._ledger.read() as connection:
+                found = refused(connection, queues, QUEUE_FULL, now - RECALLED_SECONDS)
+            for host, at, jobs in found:
+                self._room.setdefault(host, QueueRoom()).full(jobs, max(0.0, now - at))
 
     def _take_in(self, seen: tuple[HostView, ...]) -> None:
         self.seen = seen

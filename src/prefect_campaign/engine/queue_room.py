@@ -5,6 +5,8 @@ from prefect_campaign.model.clock import Clock, steady_clock
 PAUSE_SECONDS = 300.0
 """So long nothing more is tried; then one more, then three, then seven, as long as the queue takes them."""
 LONGEST_SECONDS = 1800.0
+RECALLED_SECONDS = 4 * LONGEST_SECONDS
+"""A process that comes later goes by the refusals of so long."""
 
 
 class QueueRoom:
@@ -20,15 +22,16 @@ class QueueRoom:
         self._since = 0.0
         self._pause = 0.0
 
-    def full(self, jobs: int) -> None:
+    def full(self, jobs: int, ago: float = 0.0) -> None:
         """The queue took no more.
 
         Args:
-            jobs: how many it has of this home, whatever campaign they are of.
+            jobs: how many it had of this home, whatever campaign they are of.
+            ago: so many seconds ago.
         """
         in_vain = self._jobs is not None and jobs <= self._jobs
         self._pause = min(2 * self._pause, LONGEST_SECONDS) if in_vain else PAUSE_SECONDS
-        self._jobs, self._since = jobs, self._steady()
+        self._jobs, self._since = jobs, self._steady() - ago
 
     def of(self, slots: int) -> int:
         """How many of its slots may be used now."""

@@ -1,14 +1,17 @@
 """What is on record of attempts that a scheduler has accepted: their jobs, why they wait, and since when they run."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from functools import cache
 
-from sqlalchemy import Connection, Update, bindparam, update
+from sqlalchemy import Connection, Update, bindparam, func, or_, select, update
 
 from prefect_campaign.ledger import tables as t
 from prefect_campaign.ledger.leases import Stale
 from prefect_campaign.model.records import AttemptSpec, Handle
 from prefect_campaign.model.states import AttemptState, ExperimentState
+
+_MOMENT_SECONDS = 1.0
+"""Many jobs are refused at once; what is less apart was one try."""
 
 
 def record_queued(
@@ -45,6 +48,34 @@ def explain(connection: Connection, campaign_id: int, why: Mapping[str, str], *,
     if why:
         rows = [{"_campaign": campaign_id, "_exp": e, "_why": text, "_now": now} for e, text in why.items()]
         connection.execute(_explain_statement(), rows)
+
+
+def refused(connection: Connection, hosts: Iterable[str], signature: str, since: float) -> list[tuple[str, float, int]]:
+    """When queues took no more, oldest first, and how many jobs each had then, whatever campaign they are of.
+
+    Args:
+        connection: of the ledger.
+        hosts: the queues.
+        signature: of attempts that were refused for that.
+        since: how far back, in seconds since the epoch.
+    """
+    c = t.attempts.c
+    query = select(c.host, c.ended_at).where(c.host.in_(list(hosts)), c.signature == signature, c.ended_at >= since)
+    moments: dict[str, list[float]] = {}
+    for host, at in connection.execute(query.order_by(c.ended_at)):
+        known = moments.setdefault(host, [])
+        if known and at - known[-1] < _MOMENT_SECONDS:
+            known[-1] = at
+        else:
+            known.append(at)
+    fine = or_(c.signature.is_(None), c.signature != signature)
+    found = []
+    for host, ends in moments.items():
+        for at in ends:
+            open_then = or_(c.ended_at.is_(None), c.ended_at > at)
+            jobs = select(func.count()).where(c.host == host, c.intent_at <= at, open_then, fine)
+            found.append((host, at, connection.execute(jobs).scalar_one()))
+    return found
 
 
 @cache

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 from contract.engine.lab import tick_until
 from contract.engine.waiting_queue import HOST, WaitingQueue, queued, specs_of
+from sqlalchemy import update
 
 from prefect_campaign.engine import away, queue_room
 from prefect_campaign.launch.fleet import Fleet
@@ -63,3 +64,28 @@ async def test_a_queue_that_takes_fewer_jobs_than_it_was_said_to_is_tried_only_w
             queue.takes += len(ends)
             await tick_until(dispatcher, lambda: len(queue.accepted) == queue.takes)
             assert bounced() == 8
+
+
+async def test_what_one_process_was_told_the_next_one_knows(tmp_path: Path) -> None:
+    """As of a scheduled monitor, which lives for one tick."""
+    lab, queue = queued(tmp_path, 12, policy={"max_parallel": None}), Full()
+    queue.takes = 4
+
+    async def tick(later: float) -> int:
+        """One process, after the back-offs are over; how many were ever refused."""
+        with lab.setting.ledger.write() as connection:
+            connection.execute(update(t.experiments).values(retry_at=None))
+            ended = t.attempts.c.ended_at
+            connection.execute(update(t.attempts).where(ended.is_not(None)).values(ended_at=ended - later))
+            connection.execute(update(t.attempts).values(intent_at=t.attempts.c.intent_at - later))
+        async with lab.open(Fleet({HOST: queue})) as dispatcher:
+            await dispatcher.adopt()
+            await dispatcher.tick()
+        return sum(a["signature"] == "queue_full" for a in lab.rows(t.attempts))
+
+    assert [await tick(0) for _ in range(3)] == [8, 8, 8]
+    assert len(queue.accepted) == 4
+    assert [await tick(301), await tick(0), await tick(301), await tick(301)] == [9, 9, 9, 10]
+    queue.takes += 1
+    assert await tick(1201) == 10
+    assert len(queue.accepted) == 5
