@@ -1,5 +1,6 @@
 """What the Slurm launcher hands over: options, scripts, settings, manifests."""
 
+import os
 import subprocess
 import threading
 from dataclasses import replace
@@ -141,12 +142,12 @@ async def test_a_token_is_found_in_the_manifests_of_another_process(tmp_path):
     first.write(runs, manifest("x", "a", "b"))
     (entry,) = (await second.read(runs)).of("b")
     assert (entry.manifest.name, entry.index, entry.manifest.job_id) == ("x", 1, None)
-    first.answered(runs, "x", "77")
+    await first.answered(runs, "x", "77")
     assert (await second.read(runs)).of("b")[0].manifest.job_id == "77"
     first.write(runs, manifest("y", "b", at=2.0))
-    first.answered(runs, "y", None)
+    await first.answered(runs, "y", None)
     assert [entry.manifest.name for entry in (await second.read(runs)).of("b")] == ["x"]  # y came to nothing
-    first.answered(runs, "y", "78")
+    await first.answered(runs, "y", "78")
     assert [entry.manifest.name for entry in (await second.read(runs)).of("b")] == ["x", "y"]  # but it turned up
     assert (await Manifests("other").read(runs)).of("b") == []
 
@@ -154,7 +155,7 @@ async def test_a_token_is_found_in_the_manifests_of_another_process(tmp_path):
 async def test_what_was_answered_is_not_read_again_and_nothing_is_read_in_the_event_loop(tmp_path, monkeypatch):
     store, runs, threads = Manifests("lab"), str(tmp_path), []
     store.write(runs, manifest("x", "a"))
-    store.answered(runs, "x", "77")
+    await store.answered(runs, "x", "77")
 
     def read(path: Path, *options):
         threads.append(threading.current_thread())
@@ -166,6 +167,15 @@ async def test_what_was_answered_is_not_read_again_and_nothing_is_read_in_the_ev
         assert (await store.read(runs)).of("a")[0].manifest.job_id == "77"
     assert len(threads) == 1
     assert threads[0] is not threading.main_thread()
+
+
+async def test_an_answer_is_written_beside_the_event_loop(tmp_path, monkeypatch):
+    store, runs, threads = Manifests("lab"), str(tmp_path), []
+    store.write(runs, manifest("x", "a"))
+    monkeypatch.setattr(os, "fsync", lambda fd: threads.append(threading.current_thread()))
+    await store.answered(runs, "x", "77")
+    assert threads
+    assert threading.main_thread() not in threads
 
 
 async def test_a_damaged_manifest_is_named_and_nothing_is_guessed(tmp_path):

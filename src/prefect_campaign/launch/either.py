@@ -89,7 +89,7 @@ class Either:
             Unknown: one of them is not there any more.
             Transient: one of them cannot say.
         """
-        handed = self._handed(spec)
+        handed = await asyncio.to_thread(self._handed, spec)
         missing = handed - set(self.members)
         if missing:
             names = ", ".join(sorted(missing))
@@ -131,11 +131,10 @@ class Either:
 
     async def _note(self, spec: AttemptSpec, chosen: str) -> None:
         """Write down that a launcher is about to get it, unless another may have started it."""
-        handed = self._handed(spec)
+        handed = await asyncio.to_thread(self._handed, spec)
         if any(name != chosen for name in handed) and await self._found(spec, handed - {chosen}) is not None:
             raise Unknown(f"{spec.token}: another launcher of this machine has started it; look for that job first")
-        if chosen not in handed_to(spec):
-            _hand(spec, chosen)
+        await asyncio.to_thread(_hand, spec, chosen)
 
     def _choose(self, member: Launcher) -> None:
         self._chosen, self.name, self.slots = member, member.name, member.slots
@@ -184,10 +183,10 @@ async def _looked(member: Launcher) -> list[HostView]:
 
 
 def _hand(spec: AttemptSpec, name: str) -> None:
-    """Note on disk that a launcher is about to get it."""
+    """Note on disk that a launcher is about to get it, unless that is there."""
     run_dir = Path(spec.run_dir)
-    if not run_dir.is_absolute():
-        return  # which is refused by every launcher, with its reason
+    if not run_dir.is_absolute() or name in handed_to(spec):  # a relative one is refused by every launcher
+        return
     try:
         run_dir.mkdir(parents=True, exist_ok=True)
         fd = os.open(run_dir / HANDED_NAME, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)

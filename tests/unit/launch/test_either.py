@@ -1,5 +1,7 @@
 """Several launchers of one machine: which one runs a job, and who is asked for it later."""
 
+import os
+import threading
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -204,3 +206,17 @@ async def test_a_run_dir_that_cannot_be_made_starts_nothing(both, docker, spec, 
     with pytest.raises(Refused, match="cannot be started"):
         await both.submit(replace(spec, run_dir=str(tmp_path / "file" / "a1")))
     assert not docker.jobs
+
+
+async def test_what_is_noted_is_written_beside_the_event_loop(tmp_path, monkeypatch) -> None:
+    threads = []
+    fsync = os.fsync
+
+    def recorded(fd: int) -> None:
+        threads.append(threading.current_thread())
+        fsync(fd)
+
+    monkeypatch.setattr(os, "fsync", recorded)
+    await Either([Member("docker"), Member("local")]).submit(make_spec(tmp_path / "e" / "a1", "true"))
+    assert len(threads) == 2
+    assert threading.main_thread() not in threads

@@ -38,6 +38,33 @@ async def test_notes_are_written_beside_the_loop_and_only_when_they_change(tmp_p
     assert threading.main_thread() not in written
 
 
+async def test_nothing_is_read_or_written_in_the_event_loop_while_a_job_is_handed_over(tmp_path, monkeypatch) -> None:
+    threads = []
+
+    def recorded(real):
+        def call(*args, **kwargs):
+            threads.append(threading.current_thread())
+            return real(*args, **kwargs)
+
+        return call
+
+    spec = make_spec(tmp_path / "e" / "a1", "true")
+    for owner, name in ((os, "fsync"), (Path, "mkdir"), (Path, "open"), (Path, "unlink")):
+        monkeypatch.setattr(owner, name, recorded(getattr(owner, name)))
+    launcher = launcher_of(Full(None))
+    with pytest.raises(Transient):
+        await launcher.submit(spec)
+    assert await launcher.find(spec) is None
+    await launcher_of(Told(None)).submit(spec)
+    assert len(threads) > 6
+    assert threading.main_thread() not in threads
+
+
+class Full(Told):
+    async def submit(self, there: AttemptSpec) -> str:
+        raise Transient("no room")
+
+
 async def test_a_note_that_cannot_be_written_is_kept_in_mind_to_the_end_and_tried_again(tmp_path, monkeypatch) -> None:
     clock, full = Clock(), True
     fsync = os.fsync

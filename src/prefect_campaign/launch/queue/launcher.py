@@ -123,7 +123,7 @@ class QueueLauncher:
         """
         if spec.token in self._handles:
             return self._handles[spec.token]
-        note = self._note(spec)
+        note = await self._note(spec)
         if note is not None and note.job_id:
             return await self._handle(spec, note.job_id)
         trace = (await self._place.traces([spec]))[spec.token]
@@ -237,8 +237,8 @@ class QueueLauncher:
         self._scheduler.files(spec)  # a spec that can never run is refused before anything is made
         there = await self._place.there(spec)
         files = self._scheduler.files(there)
-        make_folders(spec)
-        before = self._note(spec)
+        await asyncio.to_thread(make_folders, spec)
+        before = await self._note(spec)
         if before is not None:
             recently = self._notebook.asked_ago(before) < self._answer_seconds
             if before.job_id or recently:
@@ -256,7 +256,7 @@ class QueueLauncher:
             job_id = await self._scheduler.submit(there)
         except (Transient, Refused):
             with suppress(OSError):  # then it only looks as if something might be on its way
-                remove_note(spec)
+                await asyncio.to_thread(remove_note, spec)
             self._notebook.forget(spec.token)
             raise
         crash_point("job_spawned")
@@ -289,9 +289,9 @@ class QueueLauncher:
             self._handles[spec.token] = handle
         return handle
 
-    def _note(self, spec: AttemptSpec) -> Note | None:
+    async def _note(self, spec: AttemptSpec) -> Note | None:
         try:
-            return read_note(spec)
+            return await asyncio.to_thread(read_note, spec)
         except OSError as error:
             raise Transient(f"{spec.token}: {spec.run_dir}: {error.strerror or error}") from error
 

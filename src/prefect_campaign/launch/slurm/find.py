@@ -141,10 +141,10 @@ class Finder:
         """Whether a submission was missed once, and must be again before it counts as none."""
         return bool(self._missed)
 
-    def settle(self, spec: AttemptSpec, found: Found) -> None:
+    async def settle(self, spec: AttemptSpec, found: Found) -> None:
         """The rest is gone."""
         for manifest, base in found.unsettled:
-            self._manifests.answered(runs_of(spec.run_dir), manifest.key, base)
+            await self._manifests.answered(runs_of(spec.run_dir), manifest.key, base)
 
     async def holder(self, spec: AttemptSpec, claimed_by: str) -> Handle:
         """The job that won the claim is the one, whatever else was submitted, and whatever was believed of it.
@@ -163,7 +163,7 @@ class Finder:
             one = fitting[0].manifest if len(fitting) == 1 else None
             if one is not None and one.job_id is None and not await self._is_twin(one):
                 # So that the other tasks of its array are found, too.
-                self._manifests.answered(runs, one.key, id_.base)
+                await self._manifests.answered(runs, one.key, id_.base)
             for entry in fitting:
                 return handle_of(self._name, entry.manifest, id_.base, entry.index)
         detail = {"name": spec.token, "submitted_at": 0.0}
@@ -188,7 +188,7 @@ class Finder:
         runs = runs_of(spec.run_dir)
         if bases:
             if len(bases) == 1:
-                self._manifests.answered(runs, manifest.key, bases[0])
+                await self._manifests.answered(runs, manifest.key, bases[0])
             return [_with_id(entry, base) for base in bases]
         since = self._manifests.age(manifest, self._clock())
         if since < GRACE_SECONDS:
@@ -199,7 +199,7 @@ class Finder:
         if now - first_missed < APART_SECONDS:
             raise Unknown(f"{spec.token}: {self._name} shows no job {manifest.name}; it is looked for once more")
         self._missed.pop(manifest.key)
-        self._manifests.answered(runs, manifest.key, None)
+        await self._manifests.answered(runs, manifest.key, None)
         return []
 
     async def _shown(self, manifest: Manifest) -> list[str]:

@@ -151,7 +151,7 @@ class SlurmLauncher:
         if spare:
             log.warning("%s: %d other tasks are there twice; they are cancelled", self.settings.name, len(spare))
         await asyncio.gather(*(self._end(f"{token} (job {one.job_id})", one, 0.0) for token, one in spare))
-        self._finder.settle(spec, found)
+        await self._finder.settle(spec, found)
         return found.handle
 
     async def observe(self, handles: Sequence[tuple[AttemptSpec, Handle]]) -> dict[str, Observation]:

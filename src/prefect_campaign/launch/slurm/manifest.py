@@ -181,10 +181,10 @@ class Manifests:
         written = self._open.get(manifest.key)
         return now - manifest.submitted_at if written is None else self._steady() - written
 
-    def answered(self, runs: str, key: str, job_id: str | None) -> None:
+    async def answered(self, runs: str, key: str, job_id: str | None) -> None:
         """Note the scheduler's id, or (None) that it took nothing. Should this be lost, the job is found by name."""
         with suppress(OSError):
-            durable(self.folder(runs) / f"{key}{_ANSWER}", (job_id or _NONE).encode())
+            await asyncio.to_thread(durable, self.folder(runs) / f"{key}{_ANSWER}", (job_id or _NONE).encode())
             self._open.pop(key, None)
 
 

@@ -212,7 +212,7 @@ class Submitter:
         crash_point("job_noted")
         base = await self._sbatch(parcel, manifest, script)
         crash_point("job_spawned")
-        self._manifests.answered(parcel.runs, key, base)
+        await self._manifests.answered(parcel.runs, key, base)
         return {
             spec.token: handle_of(self._settings.name, manifest, base, index if array else None)
             for index, (spec, _) in enumerate(parcel.members)
@@ -223,7 +223,7 @@ class Submitter:
         try:
             said = await self._programs.run(["sbatch", *manifest.options], script)
         except (Transient, Refused):
-            self._manifests.answered(parcel.runs, manifest.key, None)
+            await self._manifests.answered(parcel.runs, manifest.key, None)
             raise
         base = read_submitted(said.out, said.err)
         if said.code == 0 and base is not None:
@@ -232,7 +232,7 @@ class Submitter:
             raise Unknown(f"{where}: sbatch: {what}: {_shown(said)} is no clear answer; it will be looked for")
         error = sbatch_failure(where, what, said.out, said.err)
         if not isinstance(error, Unknown):
-            self._manifests.answered(parcel.runs, manifest.key, None)
+            await self._manifests.answered(parcel.runs, manifest.key, None)
         raise error
 
 
