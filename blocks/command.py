@@ -13,6 +13,7 @@ from prefect_campaign.launch.queue.judge import Patience
 from prefect_campaign.launch.queue.launcher import QueueLauncher
 from prefect_campaign.launch.queue.place import Place
 from prefect_campaign.model.errors import Refused
+from prefect_campaign.model.records import UNKNOWN_WALL_MINUTES
 
 
 class CommandQueue(Machine):
@@ -103,7 +104,7 @@ class CommandQueue(Machine):
         default_factory=dict, description="More fields for the templates. No secrets.", examples=[{"team": "vision"}]
     )
     memory_mb: int = Field(default=0, ge=0, description="{memory_mb} for experiments that do not say.")
-    minutes: int = Field(default=720, ge=1, description="{minutes} for experiments that do not say.")
+    minutes: int = Field(default=UNKNOWN_WALL_MINUTES, ge=1, description="{minutes} for experiments that do not say.")
     seconds: float = Field(default=120.0, gt=0, description="A command that takes longer is given up.")
     unlisted_seconds: float = Field(
         default=300.0, ge=60, description="A job that is not listed any more counts as gone after this time."

@@ -7,14 +7,13 @@ from dataclasses import dataclass
 
 from prefect_campaign.decide.compare import number
 from prefect_campaign.model.plan import FULL, PILOT, Plan, PlannedExperiment
-from prefect_campaign.model.records import ExperimentView
+from prefect_campaign.model.records import UNKNOWN_WALL_MINUTES, ExperimentView
 from prefect_campaign.model.spec import Campaign
 from prefect_campaign.model.states import ExperimentState
 from prefect_campaign.model.sweep import Scalar
 
 SAFETY = 1.2
 LEAST_HOURS = 0.5
-UNKNOWN_WALL_HOURS = 12
 
 _STEPS = ("steps", "max_steps")
 _PASSES = ("epochs",)
@@ -122,7 +121,7 @@ def estimate_full_hours(
 def wall_hours(estimate: float | None) -> int:
     """Whole hours to ask from a scheduler: ceil(1.5 x estimate), at least 1; 12 when unknown."""
     if estimate is None or not math.isfinite(estimate) or estimate <= 0:
-        return UNKNOWN_WALL_HOURS
+        return UNKNOWN_WALL_MINUTES // 60
     return math.ceil(1.5 * estimate)
 
 

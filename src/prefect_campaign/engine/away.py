@@ -11,7 +11,7 @@ from prefect_campaign.engine.beside import stop
 from prefect_campaign.engine.hold import Hold
 from prefect_campaign.engine.telemetry import Heard
 from prefect_campaign.engine.watching import Live, Watch
-from prefect_campaign.launch.fleet import Fleet
+from prefect_campaign.launch.fleet import queues_of
 from prefect_campaign.launch.identity import LOCAL
 from prefect_campaign.launch.process import host_name
 from prefect_campaign.launch.protocol import Launcher, Queue
@@ -67,7 +67,7 @@ class Away:
         self._expected = campaign.resources.expected_minutes
         self._hold = hold
         self._launcher = launcher
-        self._queues = launcher.queues if isinstance(launcher, Fleet) else {}
+        self._queues = queues_of(launcher)
         self._watch = watch
         self._next_poll = 0.0
         self._poll: asyncio.Task[None] | None = None

@@ -9,7 +9,7 @@ from functools import partial
 from prefect_campaign.engine.beside import stop
 from prefect_campaign.engine.outcomes import QUEUE_FULL
 from prefect_campaign.engine.queue_room import RECALLED_SECONDS, QueueRoom
-from prefect_campaign.launch.fleet import Fleet
+from prefect_campaign.launch.fleet import Fleet, queues_of
 from prefect_campaign.launch.gpus.numbers import Numbered, Numbers
 from prefect_campaign.launch.protocol import Launcher
 from prefect_campaign.ledger import gpu_numbers
@@ -139,7 +139,7 @@ class Hosts:
     @property
     def queues(self) -> bool:
         """Whether there are schedulers, which must be told how long a job may run."""
-        return isinstance(self._launcher, Fleet) and bool(self._launcher.queues)
+        return bool(queues_of(self._launcher))
 
     def launcher(self, host: str) -> str:
         """Name of the launcher of a host."""

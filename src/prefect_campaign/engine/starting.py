@@ -12,7 +12,7 @@ from prefect_campaign.engine.hold import Hold
 from prefect_campaign.engine.outcomes import LAUNCH_FAILED, QUEUE_FULL, fix_kept, not_started, unlaunched
 from prefect_campaign.engine.preflight import Preflight
 from prefect_campaign.engine.watching import Live
-from prefect_campaign.launch.fleet import Fleet
+from prefect_campaign.launch.fleet import queues_of
 from prefect_campaign.launch.many import submit_many
 from prefect_campaign.launch.protocol import Launcher
 from prefect_campaign.ledger.experiments import Outcome, record_outcomes, record_submitted
@@ -67,7 +67,7 @@ class Starter:
         self._campaign = campaign
         self._launcher = launcher
         self._batch = batch
-        self._queues = launcher.queues if isinstance(launcher, Fleet) else {}
+        self._queues = queues_of(launcher)
         self._submitted: list[tuple[AttemptSpec, Handle]] = []
         self._queued: list[tuple[AttemptSpec, Handle]] = []
         self._unlaunched: list[tuple[AttemptSpec, Outcome]] = []

@@ -14,14 +14,12 @@ from prefect_campaign.heal.flags import (
     mapped_flag,
     set_knob,
 )
-from prefect_campaign.model.records import AttemptSpec, Diagnosis, FixRecord
+from prefect_campaign.model.records import UNKNOWN_WALL_MINUTES, AttemptSpec, Diagnosis, FixRecord
 from prefect_campaign.model.sweep import Scalar
 from prefect_campaign.model.template import text_of
 
 MORE_MEMORY = "more memory of the GPU"
 MORE_TIME = "more time from the scheduler"
-LONG_MINUTES = 720
-"""So long is asked for at least after a time limit that was too short: as where nothing is known."""
 RETRY = "retry unchanged"
 SAME_FIX_LIMIT = 2
 """So often the same fix may meet the same signature; then a person is asked."""
@@ -67,7 +65,8 @@ def propose(
         # Not the user's limit: the time was estimated, and too little.
         if sum(r.fix == MORE_TIME for r in history) >= SAME_FIX_LIMIT:
             return None
-        longer = replace(spec, wall_minutes=max(2 * spec.wall_minutes, LONG_MINUTES))
+        # So long at least, as where nothing is known.
+        longer = replace(spec, wall_minutes=max(2 * spec.wall_minutes, UNKNOWN_WALL_MINUTES))
         following = renewed(longer, attempt=attempt, token=token, run_dir=run_dir)
         return Fix(following, FixRecord(attempt, diagnosis.signature, MORE_TIME))
     signature = (catalog or load_catalog()).signatures.get(diagnosis.signature)

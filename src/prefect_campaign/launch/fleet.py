@@ -119,6 +119,11 @@ class Fleet:
         return {spec.token: away for spec, _ in some}
 
 
+def queues_of(launcher: Launcher) -> Mapping[str, Queue]:
+    """Host -> launcher, of those that hand jobs to a scheduler."""
+    return launcher.queues if isinstance(launcher, Fleet) else {}
+
+
 async def _looked(host: str, member: Launcher) -> list[HostView]:
     try:
         return await member.look()

@@ -7,6 +7,9 @@ from typing import TYPE_CHECKING, Any, Literal
 if TYPE_CHECKING:  # pydantic, which the spec is made of, costs `campaign status` a quarter of its time
     from prefect_campaign.model.sweep import Scalar
 
+UNKNOWN_WALL_MINUTES = 720
+"""What a scheduler is asked for where nobody knows how long a job takes: 12 hours."""
+
 
 @dataclass(frozen=True)
 class AttemptSpec:

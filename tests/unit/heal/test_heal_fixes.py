@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 
 from prefect_campaign.heal.catalog import load_catalog
-from prefect_campaign.heal.fixes import LONG_MINUTES, MORE_TIME, RETRY, Fix, propose
-from prefect_campaign.model.records import AttemptSpec, Diagnosis, FixRecord
+from prefect_campaign.heal.fixes import MORE_TIME, RETRY, Fix, propose
+from prefect_campaign.model.records import UNKNOWN_WALL_MINUTES, AttemptSpec, Diagnosis, FixRecord
 
 
 def spec(*words: str, **changes: Any) -> AttemptSpec:
@@ -50,10 +50,10 @@ def test_out_of_a_part_of_a_gpu_it_gets_more_before_anything_is_changed() -> Non
 def test_after_an_estimated_wall_time_it_gets_more_but_never_more_than_the_users_own_limit() -> None:
     first = heal(spec(wall_minutes=60), "timeout")
     assert first
-    assert (first.spec.wall_minutes, first.spec.comparable, first.spec.changes) == (LONG_MINUTES, True, ())
+    assert (first.spec.wall_minutes, first.spec.comparable, first.spec.changes) == (UNKNOWN_WALL_MINUTES, True, ())
     second = heal(first.spec, "timeout", [first.record])
     assert second
-    assert second.spec.wall_minutes == 2 * LONG_MINUTES
+    assert second.spec.wall_minutes == 2 * UNKNOWN_WALL_MINUTES
     assert heal(second.spec, "timeout", [first.record, FixRecord(3, "timeout", MORE_TIME)]) is None
     assert heal(spec(wall_minutes=60, time_minutes=60), "timeout") is None
 

@@ -8,6 +8,7 @@ from typing import Literal
 from prefect_campaign.launch.command.template import Template
 from prefect_campaign.launch.queue.jobs import Entry
 from prefect_campaign.model.errors import Refused
+from prefect_campaign.model.records import UNKNOWN_WALL_MINUTES
 from prefect_campaign.model.text import printable
 
 Meaning = Literal[
@@ -81,7 +82,7 @@ class CommandSettings:
     """Fields of the block's own for the templates."""
     memory_mb: int = 0
     """For attempts that do not say."""
-    minutes: int = 720
+    minutes: int = UNKNOWN_WALL_MINUTES
     """For attempts that do not say."""
     seconds: float = 120.0
     """After which a command is given up."""
