@@ -10,6 +10,7 @@ from repository import repository
 from ssh_rig import Sshd, running
 from ssh_world import World, finished, world
 
+from prefect_campaign.launch.ssh import connection
 from prefect_campaign.model.errors import Refused
 
 __all__ = ["world"]
@@ -166,6 +167,21 @@ name"
     here = {str(path.relative_to(spec.run_dir)) for path in Path(spec.run_dir).rglob("*")}
     logs = {"claim", "claim/pid", "job.sh", "status.json", "stderr.log", "stdout.log"}
     assert here == logs | {"mine", "metrics.jsonl", "sub", "sub/deep", "sub/deep/file", "in", "odd\nname"}
+
+
+async def test_large_files_come_back_at_the_first_try(world: World, sshd: Sshd, monkeypatch):
+    failed, real = [], connection.run_program
+
+    async def seen(argv, stdin, seconds):
+        code, out, said = await real(argv, stdin, seconds)
+        failed.extend([said] if code else [])
+        return code, out, said
+
+    monkeypatch.setattr(connection, "run_program", seen)
+    spec = world.spec("sh", "-c", 'head -c 60000000 /dev/urandom >"$CAMPAIGN_RUN_DIR/large"')
+    assert (await finished(world.launcher(sshd), spec)).exit_code == 0
+    assert (Path(spec.run_dir) / "large").stat().st_size == 60_000_000
+    assert failed == []
 
 
 async def test_logs_and_metrics_are_here_while_the_job_runs(world: World, sshd: Sshd):

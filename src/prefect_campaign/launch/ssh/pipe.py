@@ -6,6 +6,7 @@ Run as a program: ``ssh_pipe.py MARK SSH_ARGV_AS_JSON HOST COMMAND...``. Standar
 import json
 import os
 import re
+import select
 import subprocess
 import sys
 
@@ -41,7 +42,10 @@ def _pass_on(source: int, mark: bytes) -> None:
     data = before.split(mark, 1)[1]
     while True:
         while data:
-            data = data[os.write(1, data) :]
+            try:
+                data = data[os.write(1, data) :]
+            except BlockingIOError:  # rsync may make its pipes so, and reads slower than the host sends
+                select.select([], [1], [])
         data = os.read(source, 1 << 18)
         if not data:
             return
