@@ -13,7 +13,6 @@ from prefect_campaign.engine.hold import Hold, holding, keep
 from prefect_campaign.engine.hosts import Hosts
 from prefect_campaign.engine.outcomes import conclude
 from prefect_campaign.engine.planning import Planner
-from prefect_campaign.engine.preflight import Preflight
 from prefect_campaign.engine.probing import Prober
 from prefect_campaign.engine.reclaim import Reclaim
 from prefect_campaign.engine.starting import Starter, Try
@@ -64,9 +63,9 @@ class Dispatcher:
         self._away = Away(hold, campaign, launcher, self._watch)
         self._reclaim = Reclaim(hold, self._hosts, launcher)
         self._environment = Environment(hold, home, campaign, row, launcher, self._hosts, self._batch, self._vram)
-        self._hosts.on_news = self._watch.woken.set
-        self._preflight = Preflight(hold, self._hosts, self._planner.fits_elsewhere, self._watch.woken.set)
-        self._starter = Starter(hold, campaign, launcher, self._batch, self._preflight, self._hosts.full)
+        self._hosts.on_news = woken = self._watch.woken.set
+        elsewhere = self._planner.fits_elsewhere
+        self._starter = Starter(hold, campaign, launcher, self._batch, self._hosts, elsewhere, woken)
         self._next_look = 0.0
         self._placed_at = 0.0
         """When it was last seen what could start."""
@@ -112,8 +111,8 @@ class Dispatcher:
         await self._prober.settle()
         await self._away.settle()
         await self._round()  # with what these have found
-        await self._preflight.settle()
-        await self._start_checked()
+        for live in await self._starter.settle():
+            self._follow(live)
         await self._watch.settle()
         await self._watch.seek_ends()
         if self._watch.some_ended:
@@ -159,7 +158,7 @@ class Dispatcher:
 
     async def close(self) -> None:
         """Stop watching; what runs goes on."""
-        beside = self._planner.origin, self._environment, self._prober, self._preflight, self._away, self._reclaim
+        beside = self._planner.origin, self._environment, self._prober, self._starter, self._away, self._reclaim
         for one in (*beside, self._hosts, self._watch):
             await one.close()
 

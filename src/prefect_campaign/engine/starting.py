@@ -8,7 +8,9 @@ from dataclasses import dataclass, replace
 from sqlalchemy import Connection
 
 from prefect_campaign.engine.batch import Batch
+from prefect_campaign.engine.carrying import Carrier
 from prefect_campaign.engine.hold import Hold
+from prefect_campaign.engine.hosts import Hosts
 from prefect_campaign.engine.outcomes import LAUNCH_FAILED, QUEUE_FULL, fix_kept, not_started, unlaunched
 from prefect_campaign.engine.preflight import Preflight
 from prefect_campaign.engine.watching import Live
@@ -48,8 +50,9 @@ class Starter:
         campaign: its spec.
         launcher: starts them.
         batch: what they are attempts of.
-        preflight: looks at their GPUs first.
-        on_full: called when a queue takes no more jobs, with its name and how many it has.
+        hosts: its machines, whose GPUs are looked at first.
+        elsewhere: whether an attempt could be placed on other GPUs now.
+        woken: called when there is something to start.
     """
 
     def __init__(
@@ -58,11 +61,13 @@ class Starter:
         campaign: Campaign,
         launcher: Launcher,
         batch: Batch,
-        preflight: Preflight,
-        on_full: Callable[[str, int], None],
+        hosts: Hosts,
+        elsewhere: Callable[[AttemptSpec], bool],
+        woken: Callable[[], None],
     ) -> None:
-        self._on_full = on_full
-        self._preflight = preflight
+        self._on_full = hosts.full
+        self._preflight = Preflight(hold, hosts, elsewhere, woken)
+        self._carrier = Carrier(hold, launcher, woken)
         self._hold = hold
         self._campaign = campaign
         self._launcher = launcher
@@ -83,8 +88,8 @@ class Starter:
 
     @property
     def unsure(self) -> int:
-        """How many may have been started but could not be found yet, or wait for their GPUs to be free."""
-        return len(self._unsure) + len(self._preflight)
+        """How many may have been started but could not be found yet, or wait for checkpoints or GPUs."""
+        return len(self._unsure) + len(self._preflight) + len(self._carrier)
 
     @property
     def next_at(self) -> float | None:
@@ -110,9 +115,14 @@ class Starter:
         return await self._settle(list(self._unsure.values()), look_first=True)
 
     async def start_checked(self) -> list[Live]:
-        """Start those whose GPUs are free; those that others use wait on, are placed anew or are stopped."""
+        """Start those whose GPUs are free; those that others use wait on, are placed anew or are stopped.
+
+        Those that have their checkpoints now have their GPUs looked at next, if they have any.
+        """
+        if self._batch.closed:
+            self._carrier.cut()
         now = self._hold.now()
-        free = []
+        free = [Try(spec, now) for spec in self._carrier.take()]
         for verdict in self._preflight.step():
             if verdict.effect == "start":
                 free.append(Try(verdict.spec, now, checked=True))
@@ -127,6 +137,18 @@ class Starter:
             self._unlaunched.append((verdict.spec, outcome))
             self._verdicts[verdict.spec.token] = verdict.effect
         return await self._settle(free, look_first=False)
+
+    async def settle(self) -> list[Live]:
+        """Start all that wait for checkpoints, and see once more after those that wait for their GPUs."""
+        await self._carrier.settle()
+        lives = await self.start_checked()
+        await self._preflight.settle()
+        return lives + await self.start_checked()
+
+    async def close(self) -> None:
+        """Stop looking and copying; what was not started yet is for the next dispatcher."""
+        await self._carrier.close()
+        await self._preflight.close()
 
     def record_submitted(self, connection: Connection, now: float) -> None:
         """Write down, within a transaction, what runs; `forget_submitted` follows once that is durable."""
@@ -192,6 +214,8 @@ class Starter:
         elif self._batch.closed:
             why_not = f"never started: {self._batch.closed}"
             self._give_up(spec, not_started(spec, why_not, ExperimentState.CANCELLED, now=self._hold.now()))
+        elif self._carrier.begin(spec):
+            self._unsure.pop(spec.token, None)
         elif spec.gpus and not one.checked:
             self._unsure.pop(spec.token, None)
             self._preflight.begin(spec, one.since)

@@ -49,6 +49,18 @@ def last_attempt(reader: Reader, campaign_id: int) -> dict[str, Any] | None:
     return rows[0] if rows else None
 
 
+def hosts_before(reader: Reader, campaign_id: int, exp_id: str, attempt: int) -> list[str]:
+    """Where the earlier attempts of an experiment were started, each host once, that of the latest first."""
+    rows = reader.rows(
+        "SELECT host, MAX(attempt) AS latest FROM attempts WHERE campaign_id = :id AND exp_id = :exp "
+        "AND attempt < :attempt AND job_id IS NOT NULL GROUP BY host ORDER BY latest DESC",
+        id=campaign_id,
+        exp=exp_id,
+        attempt=attempt,
+    )
+    return [row["host"] for row in rows]
+
+
 def leased(reader: Reader, campaign_id: int) -> set[str]:
     """Tokens of a campaign's attempts that hold devices."""
     rows = reader.rows("SELECT DISTINCT token FROM leases WHERE campaign_id = :id", id=campaign_id)

@@ -12,6 +12,7 @@ from prefect_campaign.launch.queue.jobs import Said
 from prefect_campaign.launch.queue.judge import asks_why
 from prefect_campaign.launch.queue.place import Here, Place, Trace, read_trace
 from prefect_campaign.launch.script import RECORD_NAME
+from prefect_campaign.launch.ssh.checkpoints import RemoteCheckpoints
 from prefect_campaign.launch.ssh.code import CodeSync
 from prefect_campaign.launch.ssh.connection import Connection
 from prefect_campaign.launch.ssh.errors import remote_failure
@@ -125,6 +126,7 @@ class Away:
         self._clock = clock
         self._connection = Connection(host)
         self._code = CodeSync(self._connection)
+        self.checkpoints = RemoteCheckpoints(self._connection, self._there)
         self._place: RemotePlace | None = None
         self._placing = asyncio.Lock()
 

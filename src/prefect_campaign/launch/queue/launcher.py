@@ -69,6 +69,7 @@ class QueueLauncher:
         self._queue = queue
         self._scheduler = scheduler
         self._place = place
+        self.checkpoints = place.checkpoints
         self._factor = factor
         self._patience = patience or Patience()
         self._answer_seconds = max(self._patience.submitted, self._patience.unlisted)

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Protocol
 
+from prefect_campaign.launch.checkpoints import Checkpoints
 from prefect_campaign.launch.job_files import signal_of, write_script
 from prefect_campaign.launch.queue.jobs import Said
 from prefect_campaign.launch.queue.silence import SilenceReader
@@ -52,6 +53,11 @@ class Place(Protocol):
 
     cheap: bool
     """Whether run dirs can be looked at every few seconds."""
+
+    @property
+    def checkpoints(self) -> Checkpoints | None:
+        """Those of the nodes; None if the nodes have the same files as this machine."""
+        ...
 
     async def run(self, argv: Sequence[str], seconds: float) -> Said:
         """Run a program; see `queue_jobs.Run`."""
@@ -100,6 +106,7 @@ class Here:
     clock: Clock = system_clock
     """Seconds since the epoch."""
     cheap = True
+    checkpoints = None
 
     async def run(self, argv: Sequence[str], seconds: float) -> Said:
         """Run it; its standard input is empty."""

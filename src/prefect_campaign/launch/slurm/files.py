@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Protocol
 
+from prefect_campaign.launch.checkpoints import Checkpoints
 from prefect_campaign.launch.job_files import signal_of, write_script
 from prefect_campaign.launch.queue.silence import SilenceReader
 from prefect_campaign.launch.record import ExitRecord, take_record
@@ -48,6 +49,11 @@ class Trace:
 class RunDirs(Protocol):
     """The files of attempts, here and where the jobs run."""
 
+    @property
+    def checkpoints(self) -> Checkpoints | None:
+        """Those of the nodes; None if the nodes have the same files as this machine."""
+        ...
+
     async def there(self, specs: Sequence[AttemptSpec]) -> dict[str, AttemptSpec | CampaignError]:
         """Token -> the attempt with the paths of the nodes, or why it cannot be brought there."""
         ...
@@ -86,6 +92,8 @@ class SharedRunDirs:
     Args:
         clock: seconds since the epoch.
     """
+
+    checkpoints = None
 
     def __init__(self, clock: Clock = system_clock) -> None:
         self._clock = clock

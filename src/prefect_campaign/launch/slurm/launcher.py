@@ -66,6 +66,7 @@ class SlurmLauncher:
         self._clock = clock
         programs = programs or LocalPrograms(settings.programs, settings.conf)
         files = files or SharedRunDirs(clock)
+        self.checkpoints = files.checkpoints
         manifests = Manifests(settings.name, steady)
         self._scheduler = Scheduler(settings.name, programs, clock)
         self._submitter = Submitter(settings, programs, self._scheduler, files, manifests, clock)

@@ -16,6 +16,7 @@ from prefect_campaign.launch.slurm.files import LOG_TAIL, SharedRunDirs, Trace, 
 from prefect_campaign.launch.slurm.launcher import SlurmLauncher
 from prefect_campaign.launch.slurm.programs import RemotePrograms
 from prefect_campaign.launch.slurm.settings import SlurmSettings
+from prefect_campaign.launch.ssh.checkpoints import RemoteCheckpoints
 from prefect_campaign.launch.ssh.code import CodeSync
 from prefect_campaign.launch.ssh.connection import Connection
 from prefect_campaign.launch.ssh.errors import remote_failure
@@ -84,6 +85,7 @@ class RemoteRunDirs:
         self._connection = connection
         self._clock = clock
         self._code = CodeSync(connection)
+        self.checkpoints = RemoteCheckpoints(connection, self._there)
         self._shared = SharedRunDirs()
         self._place: RemotePlace | None = None
         self._placing = asyncio.Lock()

@@ -11,6 +11,7 @@ from prefect_campaign.launch.gpus.numbers import Numbers, WithNumbers
 from prefect_campaign.launch.poller import Poller
 from prefect_campaign.launch.script import STDERR_NAME, STDOUT_NAME, job_script
 from prefect_campaign.launch.ssh.cancel import end_job
+from prefect_campaign.launch.ssh.checkpoints import RemoteCheckpoints
 from prefect_campaign.launch.ssh.code import CodeSync
 from prefect_campaign.launch.ssh.connection import Connection
 from prefect_campaign.launch.ssh.errors import remote_failure
@@ -57,6 +58,7 @@ class SshLauncher(WithNumbers):
         self.slots = host.slots or 1
         self._connection = Connection(host)
         self._code = CodeSync(self._connection)
+        self.checkpoints = RemoteCheckpoints(self._connection, self._there)
         self._clock = clock
         self._place: RemotePlace | None = None
         self._placing = asyncio.Lock()
