@@ -16,6 +16,9 @@ from ssh_world import World, seen_as, waiting, world
 
 from prefect_campaign.engine import away, dispatcher
 from prefect_campaign.launch.fleet import Fleet
+from prefect_campaign.launch.queue.away import place_of
+from prefect_campaign.launch.slurm.ssh import RemoteRunDirs
+from prefect_campaign.launch.ssh.connection import Connection
 from prefect_campaign.launch.ssh.launcher import SshLauncher
 from prefect_campaign.ledger import tables as t
 
@@ -130,4 +133,32 @@ async def test_a_log_too_large_to_be_copied_still_tells_that_the_job_writes(
     assert "more than" not in Path(spec.run_dir, "stdout.log").read_text()
     sshd.kill()
     assert (await see(launcher, spec, handle)).quiet_since is None
+    (world.folder / "go").touch()
+
+
+@pytest.mark.parametrize("skew", [-7200, 7200])
+async def test_only_the_clock_of_the_disks_tells_for_how_long_a_job_is_silent(
+    world: World, sshd: Sshd, skew: int
+) -> None:
+    sshd.program_on_path("date", f"#!/bin/sh\necho $(($(/bin/date +%s) + {skew}))\n")
+    launcher, spec = world.launcher(sshd), waiting(world, code=0)
+    handle = await launcher.submit(spec)
+    await seen_as(launcher, spec, handle, lambda one: one.quiet_since is not None)
+    files, place = RemoteRunDirs(Connection(sshd.host())), place_of("lab", sshd.host(), (), {})
+
+    async def told() -> list[float | None]:
+        seen = await see(launcher, spec, handle)
+        here, queue = [(await one.traces([spec]))[spec.token].quiet_since for one in (files, place)]
+        return [seen.quiet_since, here, queue]
+
+    (log,) = sshd.home.rglob("stdout.log")
+    log.write_text("it works")
+    assert await told() == [pytest.approx(time.time(), abs=30)] * 3
+    assert made_old(sshd.home) >= 2
+    assert await told() == [pytest.approx(time.time() - DAY, abs=30)] * 3
+    assert not list(log.parent.glob(".clock*"))
+    # Where the disk cannot be asked, nothing is said.
+    stat = sshd.program_on_path("stat", '#!/bin/sh\ncase "$*" in *.clock*) exit 1 ;; esac\nexec /usr/bin/stat "$@"\n')
+    assert await told() == [None] * 3
+    stat.unlink()
     (world.folder / "go").touch()

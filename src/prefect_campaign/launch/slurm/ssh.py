@@ -24,7 +24,7 @@ from prefect_campaign.launch.ssh.host import SshHost
 from prefect_campaign.launch.ssh.mirror import mirror, put_record
 from prefect_campaign.launch.ssh.remote import facts_script, read_facts, read_words, set_aside_script, unhex
 from prefect_campaign.launch.ssh.remote_paths import RemotePlace
-from prefect_campaign.launch.ssh.remote_shell import LIBRARY
+from prefect_campaign.launch.ssh.remote_shell import LIBRARY, SILENCE
 from prefect_campaign.model.clock import Clock, system_clock
 from prefect_campaign.model.errors import CampaignError, Refused, Transient, Unknown
 from prefect_campaign.model.records import AttemptSpec
@@ -33,16 +33,8 @@ _AT_ONCE = 500
 """Run dirs in one call."""
 
 # What each job left, one line a job: number, who claimed, when, whether it was stopped, when it recorded, the record;
-# of one without a record, for how many seconds it has been silent, by the clock there.
+# of one without a record, for how many seconds it has been silent.
 _TRACE = """\
-pc_now=$(date +%s)
-pc_silence() {
-    pc_last=
-    for pc_at in $(stat -L -c %Y "$1/stdout.log" "$1/stderr.log" "$1/metrics.jsonl" 2>/dev/null); do
-        [ -n "$pc_last" ] && [ "$pc_last" -ge "$pc_at" ] || pc_last=$pc_at
-    done
-    [ -n "$pc_last" ] && pc_silent=$((pc_now - pc_last))
-}
 pc_when() { stat -c %Y "$1" 2>/dev/null || echo -; }
 pc_trace() {
     [ -d "$2" ] || { echo "$1 none"; return; }
@@ -53,9 +45,10 @@ pc_trace() {
     pc_record=-
     [ -e "$2/status.json" ] && pc_record=x$(head -c 65537 "$2/status.json" | pc_hex)
     [ -e "$2/claim/stop" ] && pc_stop=stop
-    pc_silent=-
+    pc_silent=
     [ "$pc_record" != - ] || pc_silence "$2"
-    echo "$1 trace ${pc_owner:--} $(pc_when "$2/claim/pid") $pc_stop $(pc_when "$2/status.json") $pc_silent $pc_record"
+    pc_began=$(pc_when "$2/claim/pid") pc_ended=$(pc_when "$2/status.json")
+    echo "$1 trace ${pc_owner:--} $pc_began $pc_stop $pc_ended ${pc_silent:--} $pc_record"
 }
 """
 
@@ -154,7 +147,7 @@ class RemoteRunDirs:
     async def _seen(self, specs: Sequence[AttemptSpec]) -> dict[str, Trace]:
         place = await self._there()
         calls = "\n".join(f"pc_trace {n} {quote(place.run_dir(spec))}" for n, spec in enumerate(specs))
-        lines = _lines(await self._connection.read(f"{LIBRARY}{_TRACE}{calls}"), len(specs))
+        lines = _lines(await self._connection.read(f"{LIBRARY}{SILENCE}{_TRACE}{calls}"), len(specs))
         if any(words is None for words in lines):
             raise Transient(f"host {self._connection.host.name}: its answer about run dirs is not whole")
         # Taken after the answer, so that time lost on the way makes a job look busier, never more quiet.

@@ -1,7 +1,7 @@
 """The texts that run on another host: for any POSIX sh, with /proc (data; nothing of a spec is pasted into them).
 
-Besides sh they need cat, date, grep, tr, od, head, awk, wc, mkdir, chmod and mv. Answers are lines of words; text that
-could be anything comes as hexadecimal digits. All names begin with ``pc_``, as in the job script.
+Besides sh they need cat, date, grep, tr, od, head, awk, wc, mkdir, chmod, mv and rm. Answers are lines of words; text
+that could be anything comes as hexadecimal digits. All names begin with ``pc_``, as in the job script.
 """
 
 LARGEST_RECORD = 65_537
@@ -124,16 +124,36 @@ pc_launch() {{
 }}
 """
 
-OBSERVE = """\
-# pc_quiet RUN: for how many seconds nothing was written there, by the clock of this host alone.
-pc_quiet() {
-    pc_now=$(date +%s) pc_last=
-    for pc_file in stdout.log stderr.log metrics.jsonl; do
-        pc_at=$(stat -L -c %Y "$1/$pc_file" 2>/dev/null)
-        case $pc_at in '' | *[!0-9]*) continue ;; esac
+SILENCE = """\
+# pc_silence RUN: sets pc_silent, for how many seconds nothing was written there, by the clock of those disks alone.
+# As launch/queue/silence.py does it: a file server may be late, or this host; but a short silence needs no such care.
+pc_silence() {
+    pc_silent= pc_last=
+    for pc_at in $(stat -L -c %Y "$1/stdout.log" "$1/stderr.log" "$1/metrics.jsonl" 2>/dev/null); do
         [ -n "$pc_last" ] && [ "$pc_last" -ge "$pc_at" ] || pc_last=$pc_at
     done
-    [ -z "$pc_last" ] || pc_is="$pc_is quiet=$((pc_now - pc_last))"
+    [ -n "$pc_last" ] || return
+    pc_silent=$(($(date +%s) - pc_last))
+    [ "$pc_silent" -lt 0 ] || [ "$pc_silent" -ge 60 ] || return
+    pc_on=$(stat -L -c %d "$1" 2>/dev/null)
+    if [ "$pc_on" != "$pc_disk" ]; then
+        pc_disk=$pc_on pc_ahead=
+        pc_at=$({ echo >"$1/.clock.$$" && stat -c %Y "$1/.clock.$$"; } 2>/dev/null)
+        [ -z "$pc_at" ] || pc_ahead=$(($(date +%s) - pc_at))
+        rm -f "$1/.clock.$$"
+    fi
+    if [ -n "$pc_ahead" ]; then pc_silent=$((pc_silent - pc_ahead)); else pc_silent=; fi
+}
+pc_disk=
+"""
+
+OBSERVE = (
+    SILENCE
+    + """\
+# pc_quiet RUN: adds that to what pc_is says.
+pc_quiet() {
+    pc_silence "$1"
+    [ -z "$pc_silent" ] || pc_is="$pc_is quiet=$pc_silent"
 }
 # pc_observe NUMBER RUN PID START BOOT. Whether it lives comes first: a job that ends in between has its record then.
 pc_observe() {
@@ -152,6 +172,7 @@ pc_observe() {
     echo "$1 $pc_is"
 }
 """.replace("LARGEST", str(LARGEST_RECORD))
+)
 
 FIND = """\
 # pc_find RUN: job.sh by its claim, or, before that is written, by its command line.
