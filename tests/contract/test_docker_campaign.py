@@ -68,6 +68,21 @@ async def test_without_an_engine_the_next_launcher_runs_it(tmp_path, home, lab, 
     here.settled()
 
 
+async def test_an_engine_that_comes_back_runs_what_is_still_to_run(tmp_path, home, lab, fake_docker) -> None:
+    fake_docker.stop()
+    here = made(tmp_path, f"until [ -e {tmp_path}/go ]; do sleep 0.02; done\n" + REPORT, points=5)
+    async with here.open(either(lab)) as dispatcher:
+        run = asyncio.create_task(dispatcher.run())
+        await until(lambda: len(here.ran) == 2, 60)
+        fake_docker.start()
+        (tmp_path / "go").touch()
+        await asyncio.wait_for(run, 120)
+    assert here.states == ["done"] * 5
+    assert [v.launcher for v in here.views][:2] == ["local"] * 2
+    assert here.views[-1].launcher == "docker"
+    here.settled()
+
+
 async def test_an_engine_that_goes_in_the_middle_loses_nothing_and_starts_nothing_twice(
     tmp_path, home, lab, fake_docker, monkeypatch
 ) -> None:

@@ -103,7 +103,8 @@ class Environment:
                 self._comparing = asyncio.create_task(self._compare_beside())
             for view in self._site.hosts.seen:
                 self._look_at(view, now)
-            self._shut(self._site.hold.now())
+        # Also where nothing is to be checked any more: a machine whose engine went runs jobs without it.
+        self._shut(self._site.hold.now())
         # Last: jobs that the checks above go on with are no leftovers.
         if now >= self._next_sweep and SWEEP not in self._tasks:
             self._next_sweep = now + SWEEP_SECONDS

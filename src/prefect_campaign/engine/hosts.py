@@ -9,8 +9,10 @@ from functools import partial
 from prefect_campaign.engine.beside import stop
 from prefect_campaign.engine.outcomes import QUEUE_FULL
 from prefect_campaign.engine.queue_room import RECALLED_SECONDS, QueueRoom
+from prefect_campaign.launch.either import Either
 from prefect_campaign.launch.fleet import Fleet, queues_of
 from prefect_campaign.launch.gpus.numbers import Numbered, Numbers
+from prefect_campaign.launch.identity import LOCAL
 from prefect_campaign.launch.protocol import Launcher
 from prefect_campaign.ledger import gpu_numbers
 from prefect_campaign.ledger.leases import Lease
@@ -125,8 +127,11 @@ class Hosts:
 
     @property
     def remote(self) -> bool:
-        """Whether there are hosts that can be away."""
-        return any(v.launcher != "local" for v in self.views)
+        """Whether there are hosts that can be away, or be used in another way than now."""
+        several = isinstance(self._launcher, Fleet) and any(
+            isinstance(m, Either) for m in self._launcher.members.values()
+        )
+        return several or any(v.launcher != LOCAL for v in self.views)
 
     def queue(self, host: str) -> bool:
         """Whether it is a scheduler's queue, which has nodes of its own."""
