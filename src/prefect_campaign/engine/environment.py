@@ -5,6 +5,7 @@ Checks run beside the dispatcher, all hosts at once. Until its check has passed 
 
 import asyncio
 import logging
+from collections import Counter
 from pathlib import Path
 
 from prefect_campaign.engine.batch import Batch
@@ -36,6 +37,10 @@ STALE_SECONDS = 1.0
 """Nothing is placed by a comparison of the code that is older; where it takes long, by one that is ten times as old."""
 SETTLE_SECONDS = 15.0
 SWEEP, SWEEP_SECONDS = " sweep", 30.0
+MOST_RESTARTS = 3
+"""So often a check begins anew because the code has changed meanwhile; then it goes on with what it began with."""
+RESTLESS_SECONDS = 5.0
+"""So long such a check lets experiments start."""
 AWAY_SECONDS = 20.0
 """How often a host that was away is looked at again."""
 
@@ -77,6 +82,10 @@ class Environment:
         self._stale_after = STALE_SECONDS
         self._files: dict[Path, tuple[Stamp, str]] = {}
         self._found: dict[str, CheckRow] = {}
+        self._restarts: Counter[str] = Counter()
+        """Host -> checks in a row that were given up because the code changed."""
+        self._until: dict[str, float] = {}
+        """Host -> until when its last check counts, whatever the code is by now."""
         self._checks: dict[str, HostCheck] = {}
         self._tasks: dict[str, asyncio.Task[None]] = {}
         self._comparing: asyncio.Task[None] | None = None
@@ -149,7 +158,7 @@ class Environment:
                 self._settled(row)
 
     def _look_at(self, view: HostView, now: float) -> None:
-        host, found = view.host, self._found.get(view.host)
+        host, found = view.host, self._valid(view.host)
         if not self._needs_check(view) or host in self._checks:
             return
         if view.problem and now >= self._next_away:
@@ -161,17 +170,24 @@ class Environment:
         if found is None:
             code = self._code or ""
             self._checks[host] = check = HostCheck(
-                self._site, host, code, self._key(view), lambda: self._needless(code)
+                self._site, host, code, self._key(view), lambda: self._needless(host, code)
             )
             self._tasks[host] = asyncio.create_task(self._check(host, check))
 
-    def _needless(self, code: str) -> bool:
-        return self._given_up or code != (self._code or "") or not self._site.batch.waiting
+    def _needless(self, host: str, code: str) -> bool:
+        changed = code != (self._code or "") and self._restarts[host] < MOST_RESTARTS
+        return self._given_up or changed or not self._site.batch.waiting
+
+    def _valid(self, host: str) -> CheckRow | None:
+        """What its last check came to, if that was of this code."""
+        found = self._found.get(host)
+        known = found is not None and found.code_hash == (self._code or "")
+        return found if known or self._site.hold.now() < self._until.get(host, 0.0) else None
 
     def _shut(self, now: float) -> None:
         shut, failed = {}, {}
         for view in self._site.hosts.seen:
-            found = self._found.get(view.host)
+            found = self._valid(view.host)
             if not self._needs_check(view):
                 continue
             if found is not None and found.state == FAILED:
@@ -224,10 +240,18 @@ class Environment:
     async def _check(self, host: str, check: HostCheck) -> None:
         try:
             row = await check.run()
-            if row.code_hash == (self._code or ""):
+            same = row.code_hash == (self._code or "")
+            if same or self._restarts[host] >= MOST_RESTARTS:
+                if not same:
+                    self._until[host] = self._site.hold.now() + RESTLESS_SECONDS
+                    workdir = self._site.campaign.workdir
+                    log.warning("files in %s change all the time; let experiments write to {run_dir}", workdir)
+                self._restarts[host] = 0
                 self._settled(row)
                 (log.info if row.state == READY else log.warning)("host %s: %s", host, reason_of(row) or "ready")
-        except (Needless, Fenced):
+        except Needless:
+            self._restarts[host] += 1
+        except Fenced:
             pass
         except Exception:
             log.exception("host %s: its check failed by itself; it is tried again", host)
@@ -239,10 +263,8 @@ class Environment:
 
     async def _compare(self) -> None:
         at = self._site.hold.now()
-        code = await asyncio.to_thread(self._code_now)
-        if code != self._code:
-            self._found.clear()
-        self._code, self._code_at = code, at
+        self._code = await asyncio.to_thread(self._code_now)
+        self._code_at = at
         self._stale_after = max(STALE_SECONDS, 10 * (self._site.hold.now() - at))
 
     def _code_now(self) -> str:

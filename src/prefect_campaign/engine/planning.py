@@ -1,5 +1,6 @@
 """What of the waiting starts next and where, and what of it is not worth running or not paid for any more."""
 
+import re
 from collections.abc import Sequence
 from dataclasses import replace
 
@@ -33,7 +34,8 @@ from prefect_campaign.placement.room import HostRoom, rooms, unmatched
 OFFERED = 64
 """So many of the experiments that wait for GPUs are tried to be placed at once."""
 TELL_SECONDS = 5.0
-"""How often people are told anew why experiments wait, at most."""
+"""How often people are told anew why experiments wait, at most, if only a number is another."""
+_DIGITS = re.compile(r"\d+")
 
 
 class Planner:
@@ -183,7 +185,9 @@ class Planner:
 
     def _tell_waits(self, connection: Connection, now: float) -> None:
         """Let people know why experiments wait, but not every time that a number in it changes."""
-        if self.waits != self._told_waits[0] and now - self._told_waits[1] >= TELL_SECONDS:
+        told, at = self._told_waits
+        other = _DIGITS.sub("", self.waits) != _DIGITS.sub("", told or "")
+        if self.waits != told and (other or now - at >= TELL_SECONDS):
             campaigns.tell_waits(connection, self._row.id, self.waits)
             self._told_waits = self.waits, now
 

@@ -20,6 +20,8 @@ from prefect_campaign.model.spec import Campaign
 from prefect_campaign.model.states import ExperimentState
 from prefect_campaign.watch.reach import Reach
 
+TIMED = frozenset({"slurm", "pbs"})
+"""Launchers whose schedulers end a job at its time limit."""
 NON_FINITE = "nan_inf_loss"
 """Syndrome of the alert on a loss or objective that is not finite."""
 
@@ -269,7 +271,8 @@ def reason_to_stop(campaign: Campaign, live: Live, now: float) -> Diagnosis | No
     broken = live.telemetry.non_finite(campaign.objective.metric)
     if broken and policy.on_non_finite == "stop":
         return Diagnosis("nan_loss", f"{broken} is not finite", f"last value of {broken} in {spec.run_dir}")
-    limit = spec.time_minutes
+    # A scheduler was told of it, and knows for how long a job was suspended.
+    limit = spec.time_minutes if live.handle.launcher not in TIMED else None
     if limit is not None and now - live.launched_at > limit * 60:
         return Diagnosis("timeout", f"over resources.time_minutes ({limit:g})", f"launched {live.launched_at:.0f}")
     if live.silent_for(now) > policy.hang_minutes * 60:

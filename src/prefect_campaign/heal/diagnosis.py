@@ -3,6 +3,7 @@
 import re
 import signal as signals
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 
 from prefect_campaign.heal.catalog import Catalog, load_catalog
 from prefect_campaign.model.records import Diagnosis, Evidence
@@ -58,7 +59,9 @@ def diagnose(evidence: Evidence, catalog: Catalog | None = None) -> Diagnosis:
         return _diagnosis(catalog, "host_oom", f"killed by the out-of-memory killer ({shown})")
     not_finite = f"metric {evidence.non_finite!r} was not finite ({shown})"
     if signal == signals.SIGKILL:
-        return _diagnosis(catalog, "host_oom", f"{shown}, as the kernel kills when memory runs out")
+        # Or somebody did, or a node died.
+        guess = _diagnosis(catalog, "host_oom", f"{shown}, as the kernel kills when memory runs out")
+        return replace(guess, sure=False)
     if signal in _FROM_OUTSIDE:
         # A run whose loss is no longer finite is often stopped by hand: trying it unchanged would be pointless.
         if evidence.non_finite:

@@ -77,7 +77,8 @@ def propose(
         # It had a part of a GPU: the next lease is larger, and the result stays comparable.
         following = renewed(spec, attempt=attempt, token=token, run_dir=run_dir)
         return Fix(following, FixRecord(attempt, diagnosis.signature, MORE_MEMORY))
-    change = _FIXES[signature.fix](_Knobs(spec.argv, flags))
+    knobs = _Knobs(spec.argv, flags)
+    change = _FIXES[signature.fix](knobs) or (None if diagnosis.sure else _retry(knobs))
     if change is None:
         return None
     argv, params, texts = spec.argv, dict(spec.params), []

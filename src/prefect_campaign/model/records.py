@@ -118,6 +118,8 @@ class Diagnosis:
     """One sentence for people."""
     evidence: str
     """The fact or log line that shows it."""
+    sure: bool = True
+    """Whether it can be nothing else."""
 
 
 @dataclass(frozen=True)

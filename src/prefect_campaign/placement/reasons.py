@@ -94,7 +94,11 @@ def gb(mib: int) -> str:
 def _brief(shape: Shape, left: Sequence[HostRoom]) -> str:
     if shape.demand.gpus:
         return shape.wish
-    slots, taken = sum(h.slots for h in left), sum(h.slots_taken for h in left)
+    able = [host for host in left if not host.away]
+    if left and not able:
+        more = f", and {len(left) - 1} more" if len(left) > 1 else ""
+        return f"{left[0].name} ({left[0].away}{more})"
+    slots, taken = sum(h.slots for h in able), sum(h.slots_taken for h in able)
     return f"{shape.wish} ({slots} in all, {taken} leased)"
 
 

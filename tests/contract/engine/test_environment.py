@@ -1,6 +1,7 @@
 """Before its first use this machine is checked, if there is a dry run: once for each state of the code."""
 
 import asyncio
+import itertools
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -294,6 +295,23 @@ async def test_a_tick_alone_gets_there(tmp_path: Path, home: Any) -> None:
             break
     assert lab.states == ["done"]
     assert len(dry_runs(tmp_path)) == 1
+    lab.settled()
+
+
+async def test_a_working_folder_that_never_rests_does_not_hold_everything_for_ever(tmp_path: Path, home: Any) -> None:
+    spec = dry_campaign(tmp_path, "sleep 1.5", points=(1, 2))
+    lab = Lab(spec)
+
+    async def write() -> None:
+        for n in itertools.count():
+            (tmp_path / "work" / "log.txt").write_text(str(n))
+            await asyncio.sleep(0.1)
+
+    async with lab.open() as dispatcher:
+        writing = asyncio.create_task(write())
+        await asyncio.wait_for(dispatcher.run(), 60)
+        writing.cancel()
+    assert lab.states == ["done"] * 2
     lab.settled()
 
 

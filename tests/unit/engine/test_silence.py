@@ -57,6 +57,17 @@ def test_a_job_elsewhere_hangs_only_if_its_host_said_so_lately(
     assert signature(tmp_path, live(tmp_path, heard=heard)) == expected
 
 
+@pytest.mark.parametrize(
+    ("launcher", "stopped"), [("slurm", None), ("pbs", None), ("command", "timeout"), ("ssh", "timeout")]
+)
+def test_a_time_limit_that_a_scheduler_was_told_is_left_to_it(
+    tmp_path: Path, launcher: str, stopped: str | None
+) -> None:
+    job = live(tmp_path)
+    job.spec, job.handle = replace(job.spec, time_minutes=5.0), replace(job.handle, launcher=launcher)
+    assert signature(tmp_path, job) == stopped
+
+
 def test_a_job_here_is_judged_by_its_files(tmp_path: Path) -> None:
     assert signature(tmp_path, live(tmp_path, host_name())) == "hang"
 

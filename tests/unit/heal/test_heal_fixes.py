@@ -7,8 +7,9 @@ from typing import Any
 import pytest
 
 from prefect_campaign.heal.catalog import load_catalog
+from prefect_campaign.heal.diagnosis import diagnose
 from prefect_campaign.heal.fixes import MORE_TIME, RETRY, Fix, propose
-from prefect_campaign.model.records import UNKNOWN_WALL_MINUTES, AttemptSpec, Diagnosis, FixRecord
+from prefect_campaign.model.records import UNKNOWN_WALL_MINUTES, AttemptSpec, Diagnosis, Evidence, FixRecord
 
 
 def spec(*words: str, **changes: Any) -> AttemptSpec:
@@ -110,6 +111,18 @@ def test_the_batch_is_halved_down_to_one() -> None:
 )
 def test_less_data_is_not_comparable(words: str, flags: dict[str, str], expected: str) -> None:
     assert fixed(spec(*words.split()), "host_oom", flags) == (expected, False)
+
+
+def test_a_kill_that_may_have_another_reason_is_tried_again_unchanged_where_nothing_can_be_changed() -> None:
+    guess = diagnose(Evidence(exit_code=137))
+    found = propose(spec("--batch-size", "8"), guess, [], flags={}, attempt=2, token="t", run_dir="/r/a2")
+    assert found
+    assert (found.record.fix, found.spec.argv, found.spec.comparable) == (RETRY, spec("--batch-size", "8").argv, True)
+    proven = diagnose(Evidence(exit_code=137, oom_killed=True))
+    assert propose(spec("--batch-size", "8"), proven, [], flags={}, attempt=2, token="t", run_dir="/r/a2") is None
+    less = propose(spec("--max-samples", "8"), guess, [], flags={}, attempt=2, token="t", run_dir="/r/a2")
+    assert less
+    assert less.spec.argv[-1] == "4"
 
 
 @pytest.mark.parametrize("words", ["", "--max-samples 1", "--max-samples -1", "--data-fraction 0", "--batch-size 64"])

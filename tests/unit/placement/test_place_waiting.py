@@ -64,6 +64,14 @@ def test_one_that_needs_several_slots_starts_however_many_small_ones_keep_coming
     assert small <= 3_600 + 4 * LASTING[1]
 
 
+def test_a_slot_of_a_machine_that_is_away_is_not_said_to_be_free() -> None:
+    away = [host("h1", 4, problem="does not answer"), host("h2", 4, problem="is checked")]
+    assert place([Demand("e1")], away, [], Rules(), 0.0).waits == "1 wait: 1 for h1 (does not answer, and 1 more)"
+    one_up = [away[0], host("h2", 0, slots=1)]
+    found = place([Demand("e1"), Demand("e2")], one_up, [], Rules(), 0.0)
+    assert found.waits == "1 wait: 1 for a free slot (1 in all, 1 leased)"
+
+
 def test_slots_that_are_kept_and_why() -> None:
     held = [Held("h", f"slot-{i}", "x", None) for i in range(11)]
     demands = [Demand("new", slots=1, waiting_since=7_200.0), Demand("wide", slots=8), Demand("old", slots=1)]
