@@ -105,7 +105,7 @@ async def test_a_silent_failure_has_its_reason(pbs, new_launcher, spec_of, clock
     clock.now += 31
     seen = await see(new_launcher(), spec, handle)
     assert (seen.status, seen.exit_code, seen.scheduler_state) == ("gone", None, state)
-    assert seen.oom_killed == (state == "OUT_OF_MEMORY")
+    assert seen.oom_killed is (True if state == "OUT_OF_MEMORY" else None)
     assert "Exit_status" in seen.detail
 
 

@@ -126,7 +126,7 @@ async def test_how_slurm_says_it_ended_is_told_apart(fake, new, clock, spec_of, 
     clock.advance(30)
     seen = await see(launcher, spec, handle)
     assert (seen.status, seen.scheduler_state, seen.node) == ("gone", state, "n2")
-    assert seen.oom_killed == (state == "OUT_OF_MEMORY")
+    assert seen.oom_killed is (True if state == "OUT_OF_MEMORY" else None)
 
 
 async def test_a_record_that_appears_late_is_believed(fake, new, clock, spec_of):

@@ -1,5 +1,6 @@
 """What the terminal shows while a campaign runs, and the gate's question in it."""
 
+import re
 import select
 import sys
 import threading
@@ -13,7 +14,7 @@ from rich.markdown import Markdown
 from rich.prompt import Prompt
 
 from prefect_campaign.cli.alerts import one_liners
-from prefect_campaign.cli.picture import render
+from prefect_campaign.cli.picture import render, waits_of
 from prefect_campaign.cli.server import ui_url
 from prefect_campaign.engine.process import own_identity
 from prefect_campaign.ledger import queries
@@ -41,7 +42,7 @@ class Watcher:
         self._flow_run_id: str | None = None
         self._put_already: set[int] = set()
         self._problem = ""
-        self._said = ""
+        self._said = self._wish = ""
         self._alerted: set[int] = set()
 
     def run(self) -> None:
@@ -214,6 +215,11 @@ class Watcher:
         if line != self._said:
             self._said = line
             self._console.print(line, highlight=False, soft_wrap=True, markup=False)
+        waits = waits_of(row, views)
+        wish = re.sub(r"\d+", "", waits)
+        if wish and wish != self._wish:  # not every time that a number in it changes
+            self._wish = wish
+            self._console.print(f"  {waits}", highlight=False, soft_wrap=True, markup=False)
         asking = [a for a in waiting_alerts(reader, row["id"]) if a.state == OPEN and a.id not in self._alerted]
         self._alerted |= {a.id for a in asking}
         for text in one_liners(asking, time.time()):

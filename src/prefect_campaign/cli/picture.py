@@ -47,7 +47,7 @@ def render(row: dict[str, Any], views: list[ExperimentView]) -> Group:
             value,
             Text(printable(view.reason)[:60]),
         )
-    waits = [Text(printable(row["waits"]), style="dim")] if _waits(row, views) else []
+    waits = [Text(why, style="dim")] if (why := waits_of(row, views)) else []
     title = Text(f"{row['name']}  round {row['round']}  iteration {row['iteration']}  [{row['status']}]", style="bold")
     return Group(title, bars, *waits, Text(""), latest)
 
@@ -124,6 +124,7 @@ def driven(row: dict[str, Any]) -> bool:
     return row["owner"] is not None and (row["owner_expires"] or 0.0) > time.time()
 
 
-def _waits(row: dict[str, Any], views: list[ExperimentView]) -> bool:
-    """Whether what was told about those that wait still holds: somebody drives the campaign, and some do wait."""
-    return driven(row) and any(v.stage == row["stage"] and v.state in ("ready", "queued") for v in views)
+def waits_of(row: dict[str, Any], views: list[ExperimentView]) -> str:
+    """Why some wait; empty if what was told holds no more: nobody drives the campaign, or none does wait."""
+    some = driven(row) and any(v.stage == row["stage"] and v.state in ("ready", "queued") for v in views)
+    return printable(row["waits"]) if some else ""

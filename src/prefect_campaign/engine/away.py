@@ -29,6 +29,8 @@ POLL_SECONDS = 20.0
 NEW_SECONDS = 120.0
 """So long after a job was handed to a queue its scheduler is asked often: what can never start may say so at once."""
 NEW_POLL_SECONDS = 15.0
+HELD_POLL_SECONDS = 60.0
+"""How often it is asked, at least, while an experiment is on hold."""
 STUCK = "stuck_in_queue"
 """Syndrome of the alert on a job that will not start unless somebody does something."""
 
@@ -144,7 +146,8 @@ class Away:
             pending=waiting, running=len(lives) - waiting, events=False, expected_minutes=self._expected
         )
         new = any(now - live.launched_at < NEW_SECONDS for live in lives)
-        queue.poll_seconds = min(seconds, NEW_POLL_SECONDS) if new else seconds
+        held = any(live.away_since is not None for live in lives)  # people mend it, and look whether that helped
+        queue.poll_seconds = min(seconds, NEW_POLL_SECONDS if new else HELD_POLL_SECONDS if held else seconds)
 
     async def _see(self, lives: list[Live], now: float) -> None:
         try:

@@ -58,6 +58,8 @@ def diagnose(evidence: Evidence, catalog: Catalog | None = None) -> Diagnosis:
     if evidence.oom_killed:
         return _diagnosis(catalog, "host_oom", f"killed by the out-of-memory killer ({shown})")
     not_finite = f"metric {evidence.non_finite!r} was not finite ({shown})"
+    if signal == signals.SIGKILL and evidence.oom_killed is False:
+        return _diagnosis(catalog, "killed", f"{shown}, and not for want of memory")
     if signal == signals.SIGKILL:
         # Or somebody did, or a node died.
         guess = _diagnosis(catalog, "host_oom", f"{shown}, as the kernel kills when memory runs out")

@@ -115,9 +115,12 @@ def server_engine(url: str) -> Engine:
     """
     try:
         made = make_url(url)
+        if made.get_backend_name() != "postgresql":
+            raise Refused(
+                "CAMPAIGN_LEDGER_URL: a ledger is in SQLite or PostgreSQL; write postgresql://user:password@host:port/database"
+            )
         # Whatever the database was made with: in SQL_ASCII text would come as bytes.
-        coded = {"client_encoding": "utf8"} if made.get_backend_name() == "postgresql" else {}
-        return create_engine(made, pool_pre_ping=True, **coded)
+        return create_engine(made, pool_pre_ping=True, client_encoding="utf8")
     except ModuleNotFoundError as error:
         raise Refused(
             f"CAMPAIGN_LEDGER_URL: needs the Python package {error.name!r}; for PostgreSQL: "

@@ -79,8 +79,8 @@ class Observation:
     detail: str = ""
     scheduler_state: str | None = None
     """How it ended or what it is doing, in the words of its scheduler, e.g. ``TIMEOUT``; None without one."""
-    oom_killed: bool = False
-    """Whether the kernel or a container engine says that it was killed for want of memory."""
+    oom_killed: bool | None = None
+    """Whether the kernel or a container engine says that it was killed for want of memory; None: nobody can say."""
     node: str = ""
     """Where it runs, if a scheduler chose that."""
     stuck: bool = False
@@ -100,7 +100,7 @@ class Evidence:
     signal: int | None = None
     recorded: bool = True
     """Whether the job left its own exit record."""
-    oom_killed: bool = False
+    oom_killed: bool | None = None
     scheduler_state: str | None = None
     non_finite: str | None = None
     """Name of a loss or objective metric that was not finite, if any."""

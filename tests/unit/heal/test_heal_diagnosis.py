@@ -27,6 +27,7 @@ def of(text: str = "", code: int | None = 1, **facts: Any) -> str:
         (137, {}, CUDA, "host_oom"),
         (None, {"signal": 9}, CUDA, "host_oom"),
         (-9, {}, "", "host_oom"),
+        (137, {"oom_killed": False}, CUDA, "killed"),
         (1, {"oom_killed": True}, CUDA, "host_oom"),
         (0, {"oom_killed": True}, "", "host_oom"),
         (1, {"scheduler_state": "OUT_OF_MEMORY"}, CUDA, "host_oom"),

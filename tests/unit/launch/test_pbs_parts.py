@@ -5,7 +5,7 @@ import json
 import pytest
 from contract.launchers import make_spec
 
-from prefect_campaign.launch.pbs.errors import failure_of, reason
+from prefect_campaign.launch.pbs.errors import failure_of, is_in_doubt, reason
 from prefect_campaign.launch.pbs.qstat import read_qstat, same_job, submitted_id, token_of, unknown_ids
 from prefect_campaign.launch.pbs.script import BATCH_NAME, PbsRequest, job_name, pbs_files, walltime
 from prefect_campaign.launch.pbs.states import entry_of, seconds, size
@@ -189,6 +189,7 @@ def test_sizes_and_times() -> None:
         ("qstat: cannot connect to server head (errno=111)", 1, "away"),
         ("pbs_iff: all reserved ports in use", 2, "away"),
         ("", 162, "away"),
+        ("qsub: Server closed connection", 1, "away"),
         ("qsub: would exceed queue generic's per-user limit", 1, "full"),
         ("qstat: PBS is not configured to maintain job history", 36, "history"),
         ("qstat: invalid option -- 'F'\nusage: qstat", 2, "usage"),
@@ -198,6 +199,22 @@ def test_sizes_and_times() -> None:
 )
 def test_failures(err: str, code: int, kind: str) -> None:
     assert failure_of(said(err, code)) == kind
+
+
+@pytest.mark.parametrize(
+    ("err", "code", "doubt"),
+    [
+        ("", 137, True),
+        ("Killed", 137, True),
+        ("/opt/site/qsub: line 3: 4711 Killed                  /opt/pbs/bin/qsub", 137, True),
+        ("qsub: Server closed connection", 1, True),
+        ("qsub: cannot connect to server head", 1, False),
+        ("qsub: Unknown queue", 170, False),
+        ("qsub: Killed jobs are not welcome here", 137, False),
+    ],
+)
+def test_whether_a_job_may_have_been_handed_over(err: str, code: int, doubt: bool) -> None:
+    assert is_in_doubt(said(err, code)) == doubt
 
 
 def test_words_in_other_peoples_jobs_are_no_failure() -> None:

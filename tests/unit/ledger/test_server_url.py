@@ -30,7 +30,7 @@ def test_a_server_that_is_away_is_named_without_the_password(home: Home, monkeyp
     ("url", "said"),
     [
         ("nothing://x", "postgresql://user"),
-        ("mysql+nodriver://h/d", "CAMPAIGN_LEDGER_URL"),
+        ("mysql://h/d", "SQLite or PostgreSQL"),
         ("::", "CAMPAIGN_LEDGER_URL"),
     ],
 )

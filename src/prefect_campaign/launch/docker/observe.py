@@ -59,7 +59,7 @@ class _Look:
             exit_code=record.exit_code,
             signal=signal_of(record.exit_code),
             ended_at=record.ended_at,
-            oom_killed=bool(end and end.oom_killed and record.exit_code),
+            oom_killed=(end.oom_killed and record.exit_code != 0) if end else None,
         )
 
     def ended(self, end: End) -> Observation:

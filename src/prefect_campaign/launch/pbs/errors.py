@@ -20,7 +20,9 @@ _AWAY = re.compile(
     r"cannot connect|could not connect|connection (refused|timed out|reset)|timed? ?out|no route to host"
     r"|communication failure|end of file|cannot send|premature end|temporary failure|name or service not known"
     r"|pbs_iff|reserved ports|invalid credential|expired credential|munge|no free connections|connection table full"
-    r"|shutting down|try (the request )?again|resource temporarily unavailable|no default server|unknown host",
+    r"|shutting down|try (the request )?again|resource temporarily unavailable|no default server|unknown host"
+    r"|server closed|connection (was )?closed|closed (the )?connection|broken pipe|internal (server )?error"
+    r"|system error",
     re.IGNORECASE,
 )
 _NOT_AWAY = re.compile(r"access from host not allowed", re.IGNORECASE)
@@ -32,6 +34,7 @@ _CLEARLY_NOT = re.compile(
 )
 _CUT_OFF_CODES = frozenset({124, 137, 143})
 """Of a command that was ended from outside; nothing of ours: with a reason beside it, it is PBS's."""
+_CUT_OFF = re.compile(r"(.{0,200}: +)?(\d+ )?(Killed|Terminated)( {2,}.*)?")
 _FULL = re.compile(
     r"would exceed .{0,80}limit|maximum number of jobs|max_queued|too many jobs|limit .{0,40}(reached|exceeded)",
     re.IGNORECASE,
@@ -61,7 +64,9 @@ def is_in_doubt(said: Said) -> bool:
     """Whether a qsub that failed may have handed its job over: the line broke, or it was ended from outside."""
     if failure_of(said) == "away":
         return not _CLEARLY_NOT.search(_complaint(said))
-    return not said.err.strip() and (said.code < 0 or said.code in _CUT_OFF_CODES)
+    # A shell that ran it for us says so in a word of its own.
+    silent = not said.err.strip() or _CUT_OFF.fullmatch(said.err.strip()) is not None
+    return silent and (said.code < 0 or said.code in _CUT_OFF_CODES)
 
 
 def _complaint(said: Said) -> str:

@@ -121,7 +121,9 @@ def _explained(
         return _seen(trace, entry.status, said, entry.detail, entry=entry), _with_sleep(trace, entry, note, now.wall)
     known = entry.state if entry.state in _REASONS else None
     detail = "; ".join((*trace.notes, *([entry.detail] if known else [])))
-    return replace(over, detail=detail, scheduler_state=known, oom_killed=entry.oom_killed, node=entry.node), note
+    return replace(
+        over, detail=detail, scheduler_state=known, oom_killed=entry.oom_killed or None, node=entry.node
+    ), note
 
 
 def _is_missing(report: Report, note: Note, now: Now, patience: Patience) -> tuple[bool, Note]:
@@ -156,7 +158,7 @@ def _seen(trace: Trace, status: str, *details: str, entry: Entry | None = None) 
         started_at=trace.started_at,
         detail="; ".join(filter(None, (*trace.notes, *details))),
         scheduler_state=entry.state if entry else None,
-        oom_killed=entry is not None and status == "gone" and entry.oom_killed,
+        oom_killed=(entry is not None and status == "gone" and entry.oom_killed) or None,
         node=entry.node if entry else "",
         stuck=entry is not None and entry.stuck and status == "pending",
     )

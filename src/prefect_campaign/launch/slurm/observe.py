@@ -254,7 +254,7 @@ class Observer:
             started_at=trace.started_at,
             detail=why,
             scheduler_state=row.state,
-            oom_killed=row.state == "OUT_OF_MEMORY",
+            oom_killed=row.state == "OUT_OF_MEMORY" or None,
             node=row.node,
         )
 
@@ -267,7 +267,7 @@ class Observer:
         if not lines:
             return seen
         last = printable((memory or lines)[-1])[:200]
-        return replace(seen, detail=f"{seen.detail}; {last}", oom_killed=seen.oom_killed or bool(memory))
+        return replace(seen, detail=f"{seen.detail}; {last}", oom_killed=bool(memory) or seen.oom_killed)
 
     async def _ask_accounts(self, missing: Sequence[Job]) -> None:
         """One sacct for all that are due."""
