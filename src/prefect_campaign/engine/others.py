@@ -36,7 +36,15 @@ class Others:
         told = waits.of_others(connection, self._campaign_id, [v.host for v in self._hosts.views], now=now)
         mine = self._longest(own)
         return [
-            Demand(f"{OTHERS}{n}", w.gpus, w.vram_mb, waiting_since=w.since, slots=w.slots, others=True)
+            Demand(
+                f"{OTHERS}{n}",
+                w.gpus,
+                w.vram_mb,
+                waiting_since=w.since,
+                slots=w.slots,
+                avoid=frozenset((v.host, "*") for v in self._hosts.views if v.host not in w.hosts),
+                others=True,
+            )
             for n, w in enumerate(told)
             if bool(w.gpus) == self._gpus and (mine is None or _turn(w) < _turn(mine))
         ]
@@ -54,7 +62,7 @@ class Others:
         first = min((d for d in own if (d.gpus or d.slots) > 1), key=lambda d: d.waiting_since, default=None)
         if first is None:
             return None
-        hosts = [v.host for v in self._hosts.views]
+        hosts = [v.host for v in self._hosts.views if not v.problem and (v.host, "*") not in first.avoid]
         return Wait(self._campaign_id, first.exp_id, first.gpus, first.slots, first.vram_mb, hosts, first.waiting_since)
 
 
