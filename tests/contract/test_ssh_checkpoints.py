@@ -284,6 +284,8 @@ async def test_what_was_in_the_place_of_a_copy_is_kept(world: World, hosts: dict
     for n in range(2):
         (folder / f"mine-{n}").write_text("x")
         await getattr(there, way)(spec)
+        # What a job writes over in its place stays as it was in what is kept.
+        assert (folder / "first").stat().st_nlink == 1
     kept = {p.name: sorted(os.listdir(p)) for p in folder.parent.iterdir() if p.name.startswith("checkpoints")}
     if way == "send":
         now, before = ["first", "second"], (["first", "mine-0"], ["first", "mine-1", "second"])

@@ -2,7 +2,8 @@
 
 import asyncio
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 from prefect_campaign.engine.beside import stop
@@ -25,7 +26,14 @@ ANEW = "starts anew"
 _TRIES = 2
 """A copy that breaks off goes on once more."""
 
+SETTLE_SECONDS = 120.0
+"""So long a single tick waits for copies; the next one goes on with them."""
+
 log = logging.getLogger("prefect_campaign")
+
+
+class _TargetError(Transient):
+    """The machine that checkpoints are brought to is in trouble, not the one that has them."""
 
 
 class Carrier:
@@ -71,9 +79,9 @@ class Carrier:
             task.cancel()
 
     async def settle(self) -> None:
-        """Wait until none waits any longer."""
+        """Wait, for a while, until none waits any longer."""
         if self._tasks:
-            await asyncio.wait(self._tasks.values())
+            await asyncio.wait(self._tasks.values(), timeout=SETTLE_SECONDS)
 
     async def close(self) -> None:
         """Stop copying; the next dispatcher goes on with it."""
@@ -111,9 +119,18 @@ class Carrier:
                 if found:
                     came = "" if self._is_same(host, spec) else await self._carried(spec, host, found)
                     return problems, came or (THERE if problems else "")
+            except _TargetError as error:  # older ones of another host would not get there either
+                return [*problems, f"checkpoints cannot be brought to {spec.host}: {error}"], await self._left(spec)
             except CampaignError as error:
                 problems.append(f"checkpoints on {host} cannot be had: {error}")
         return problems, (await self._last_resort(spec) if problems else "")
+
+    async def _left(self, spec: AttemptSpec) -> str:
+        """What an attempt starts with to whose machine nothing can be brought."""
+        try:
+            return THERE if await self._files(spec.host, spec) else ANEW
+        except CampaignError:
+            return ANEW
 
     async def _last_resort(self, spec: AttemptSpec) -> str:
         """An older copy that once came through here, for a host that has none."""
@@ -129,7 +146,9 @@ class Carrier:
         """Bring them from a host (empty: from here), by way of here; empty if they were there."""
         for left in reversed(range(_TRIES)):
             try:
-                if await self._files(spec.host, spec) == found:
+                with _at_target():
+                    there = await self._files(spec.host, spec)
+                if there == found:
                     return ""
                 what = f"checkpoints ({found.count} files, {found.size / 1e6:.1f} MB)"
                 self._tell(spec, f"waits: {what} are brought to {spec.host}")
@@ -137,7 +156,8 @@ class Carrier:
                 if source is not None and await self._files("", spec) != found:
                     await source.fetch(spec)
                 if target is not None:
-                    await target.send(spec)
+                    with _at_target():
+                        await target.send(spec)
                 return f"{what} came from {host or 'here'}"
             except Transient:
                 if not left:
@@ -169,3 +189,11 @@ class Carrier:
         """Let people see why it does not start."""
         with self._hold.write() as connection:
             explain(connection, self._hold.campaign_id, {spec.exp_id: why}, now=self._hold.now())
+
+
+@contextmanager
+def _at_target() -> Iterator[None]:
+    try:
+        yield
+    except CampaignError as error:
+        raise _TargetError(str(error)) from error

@@ -250,7 +250,7 @@ class Environment:
                 self._settled(row)
                 (log.info if row.state == READY else log.warning)("host %s: %s", host, reason_of(row) or "ready")
         except Needless:
-            self._restarts[host] += 1
+            self._restarts[host] += check.code_hash != (self._code or "")
         except Fenced:
             pass
         except Exception:
@@ -293,7 +293,7 @@ class Environment:
             now, mine = site.hold.now(), site.hold.campaign_id
             with site.hold.ledger.read() as connection:
                 rows = host_checks.leftovers(connection, hosts, mine, now=now, alive=identity_alive)
-            looked_after = {(host, self._code) for host in self._checks}
+            looked_after = {(host, check.code_hash) for host, check in self._checks.items()}
             left = [row for row in rows if row.campaign_id != mine or (row.host, row.code_hash) not in looked_after]
             await sweep(site.launcher, site.hold, left)
         except Exception as error:  # whatever it is, the devices simply stay taken

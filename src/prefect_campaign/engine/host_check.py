@@ -75,7 +75,8 @@ class HostCheck:
         self._host = host
         self._site = site
         self._hold = site.hold
-        self._code_hash = code_hash
+        self.code_hash = code_hash
+        """State of the code that is checked."""
         self._key = key
         self._needless = needless
         self._steps: list[dict[str, str]] = []
@@ -138,7 +139,7 @@ class HostCheck:
                 spec, seen = await run.job(PROGRAM, lambda _: (program_spec(self._spec(run.row)), None))
         except TimeoutError:
             raise Refused(f"could not be sent and started within {LIMIT_SECONDS / 60:g} min") from None
-        self._note(CODE, PASSED, f"{self._site.campaign.workdir} as of {self._code_hash[:8] or 'now'}")
+        self._note(CODE, PASSED, f"{self._site.campaign.workdir} as of {self.code_hash[:8] or 'now'}")
         self._begin(PROGRAM)
         said = printable(tail(self._site.launcher.logs(spec)[0], max_lines=1)) or seen.detail
         if seen.exit_code == 0:
@@ -171,7 +172,7 @@ class HostCheck:
 
     def _spec(self, row: CheckRow) -> AttemptSpec:
         """The command of an experiment that waits, in a run dir and with checkpoints of the check's own."""
-        site, check = self._site, check_id(self._host, self._code_hash, self._key)
+        site, check = self._site, check_id(self._host, self.code_hash, self._key)
         history = site.batch.history() if site.campaign.sweep.optuna_search else []
         view = replace(self._experiment(), exp_id=check)
         spec = first_spec(site.campaign, site.row.round, site.home, view, row.tries + 1, history)
@@ -215,7 +216,7 @@ class HostCheck:
                         connection,
                         self._hold.campaign_id,
                         self._host,
-                        self._code_hash,
+                        self.code_hash,
                         self._key,
                         now=self._hold.now(),
                         alive=identity_alive,

@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+import signal
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -46,6 +47,8 @@ class Ended:
     """Since when it runs as far as is on record, for one whose launcher cannot tell any more."""
     last_sign: float | None = None
     """When it was last known to live, if nobody has watched it since then."""
+    timed: bool = False
+    """Whether a scheduler ends it at its `wall_minutes`."""
 
 
 @dataclass(frozen=True)
@@ -84,7 +87,7 @@ def conclude(
             "result_summary": f"{campaign.objective.metric} = {value:.6g}",
         }
         return _closed(ended, AttemptState.DONE, ExperimentState.DONE, "", now, values)
-    diagnosis = ended.stopped or _diagnosis(ended, campaign)
+    diagnosis = ended.stopped or _over_time(ended, now) or _diagnosis(ended, campaign)
     if diagnosis.signature == "cancelled":
         return _closed(ended, AttemptState.CANCELLED, ExperimentState.CANCELLED, diagnosis.cause, now, {}, diagnosis)
     unknown = ended.seen.status == "gone" and not ended.seen.scheduler_state and ended.stopped is None
@@ -170,6 +173,18 @@ def not_started(spec: AttemptSpec, why: str, new: ExperimentState, *, now: float
         move=Move(spec.exp_id, ExperimentState.LAUNCHING, new, why),
         ended_at=now,
     )
+
+
+def _over_time(ended: Ended, now: float) -> Diagnosis | None:
+    """A job that was ended at its time limit by a scheduler that does not say so, for example one without a history."""
+    seen, wall, began = ended.seen, ended.spec.wall_minutes, ended.seen.started_at or ended.began
+    if not ended.timed or wall is None or began is None or seen.scheduler_state or seen.oom_killed:
+        return None
+    ran, limit = (seen.ended_at or now) - began, wall * 60
+    died_of = seen.signal or (seen.exit_code or 0) - 128
+    if died_of not in (signal.SIGTERM, signal.SIGKILL) or ran < limit - min(60.0, limit / 10):
+        return None
+    return Diagnosis("timeout", f"ended after {ran / 60:.0f} min of the {wall} that were asked for", f"ran {ran:.0f} s")
 
 
 def _diagnosis(ended: Ended, campaign: Campaign) -> Diagnosis:

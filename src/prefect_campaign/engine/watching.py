@@ -178,6 +178,7 @@ class Watch:
                 stderr_tail=live.telemetry.tail("stderr.log") if failed else "",
                 stopped=live.stopped,
                 began=live.launched_at if live.started else None,
+                timed=live.handle.launcher in TIMED,
                 last_sign=live.last_sign,
             )
             found.append((live, ended))

@@ -10,14 +10,19 @@ import pytest
 from contract.engine.environment_lab import dry_campaign, quick_checks
 from contract.engine.lab import REPORT, Lab, campaign
 
+from prefect_campaign.engine import environment
 from prefect_campaign.engine.host_check import HostCheck
 from prefect_campaign.launch.local import LocalLauncher
+from prefect_campaign.ledger import tables as t
 from prefect_campaign.model.devices import HostView
 
 __all__ = ["quick_checks"]
 
 
-async def test_a_working_folder_that_never_rests_does_not_hold_everything_for_ever(tmp_path: Path, home: Any) -> None:
+async def test_a_working_folder_that_never_rests_does_not_hold_everything_for_ever(
+    tmp_path: Path, home: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(environment, "SWEEP_SECONDS", 0.3)  # a look for leftovers falls into each dry run
     spec = dry_campaign(tmp_path, "sleep 1.5", points=(1, 2))
     lab = Lab(spec)
 
@@ -31,6 +36,7 @@ async def test_a_working_folder_that_never_rests_does_not_hold_everything_for_ev
         await asyncio.wait_for(dispatcher.run(), 60)
         writing.cancel()
     assert lab.states == ["done"] * 2
+    assert {row["state"] for row in lab.rows(t.host_checks)} <= {"ready", "checking"}
     lab.settled()
 
 

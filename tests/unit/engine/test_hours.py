@@ -1,5 +1,7 @@
 """How long an attempt ran that left no record of its own: the same in memory as on record, for the budget."""
 
+from dataclasses import replace
+
 import pytest
 
 from prefect_campaign import Campaign, Objective, Sweep
@@ -32,3 +34,27 @@ def test_from_when_to_when_it_ran(
     ended = Ended(SPEC, ExperimentState.RUNNING, seen, {}, None, began=began, last_sign=last_sign)
     outcome = conclude(CAMPAIGN, ended, [], RULES, now=1000.0)
     assert (outcome.started_at, outcome.ended_at) == hours
+
+
+@pytest.mark.parametrize(
+    ("seen", "timed", "signature"),
+    [
+        pytest.param(Observation("exited", exit_code=143, started_at=1.0, ended_at=598.0), True, "timeout", id="TERM"),
+        pytest.param(Observation("exited", exit_code=137, started_at=1.0, ended_at=605.0), True, "timeout", id="KILL"),
+        pytest.param(Observation("gone", signal=9, started_at=1.0, ended_at=605.0), True, "timeout", id="no record"),
+        pytest.param(Observation("exited", exit_code=143, started_at=1.0, ended_at=300.0), True, "killed", id="early"),
+        pytest.param(Observation("exited", exit_code=143, started_at=1.0, ended_at=598.0), False, "killed", id="here"),
+        pytest.param(Observation("exited", exit_code=1, started_at=1.0, ended_at=598.0), True, "unknown", id="its own"),
+        pytest.param(
+            Observation("exited", exit_code=137, started_at=1.0, ended_at=605.0, scheduler_state="OUT_OF_MEMORY"),
+            True,
+            "host_oom",
+            id="the scheduler knows",
+        ),
+    ],
+)
+def test_who_is_ended_at_its_limit_by_a_scheduler_that_says_nothing_ran_out_of_time(
+    seen: Observation, timed: bool, signature: str
+) -> None:
+    ended = Ended(replace(SPEC, wall_minutes=10), ExperimentState.RUNNING, seen, {}, None, timed=timed)
+    assert conclude(CAMPAIGN, ended, [], RULES, now=1000.0).move.values["signature"] == signature

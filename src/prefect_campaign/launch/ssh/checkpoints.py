@@ -130,8 +130,8 @@ class RemoteCheckpoints:
         return f"{os.path.dirname((await self._there()).run_dir(spec))}/{os.path.basename(spec.checkpoint_dir)}"
 
     async def _copied(self, source: str, target: str, name: str) -> None:
-        # What is in the old folder already costs neither time nor disk.
-        options = [*_OPTIONS, f"--link-dest=../{name}"]
+        # What is in the old folder already is not sent. No links to it: jobs write files over in their place.
+        options = [*_OPTIONS, f"--copy-dest=../{name}"]
         left = await self._connection.rsync(options, source, target, [b"."], seconds=COPY_SECONDS)
         if left:
             raise remote_failure(self._connection.host, "checkpoints", left)
