@@ -115,7 +115,6 @@ def test_out_of_host_memory_takes_less_data(tmp_path: Path) -> None:
         ("import no_such_module_here", "missing_module", "ModuleNotFoundError: No module named 'no_such_module_here'"),
         ("f = open('/dev/full', 'w'); f.write('x'); f.flush()", "disk_full", "OSError: [Errno 28] No space left"),
         ("try: int('x')\nexcept ValueError: import no_such_mod", "missing_module", "ModuleNotFoundError"),
-        ("import os, signal; os.kill(os.getpid(), signal.SIGKILL)", "host_oom", "exit code 137 (SIGKILL)"),
     ],
 )
 def test_what_no_fix_cures_is_named_and_left(tmp_path: Path, script: str, signature: str, evidence: str) -> None:
@@ -124,6 +123,15 @@ def test_what_no_fix_cures_is_named_and_left(tmp_path: Path, script: str, signat
     assert left.signature == signature
     assert left.evidence.startswith(evidence)
     assert history == []
+
+
+def test_a_kill_that_nothing_explains_is_tried_again_as_it_was(tmp_path: Path) -> None:
+    script = "import os, signal; os.kill(os.getpid(), signal.SIGKILL)"
+    spec, history, left = heal(script, tmp_path, "--batch-size", "64")
+    assert left
+    assert (left.signature, left.evidence[:23]) == ("host_oom", "exit code 137 (SIGKILL)")
+    assert [r.fix for r in history] == ["retry unchanged"] * 2
+    assert spec.comparable
 
 
 def test_a_real_cause_is_found_behind_a_wrapping_error(tmp_path: Path) -> None:
