@@ -95,7 +95,7 @@ class Batch:
             tried = batches.tried(reader, self._row.id)
             self.leased = batches.leased(reader, self._row.id)
             reopened = batches.reopened_at(reader, self._row.id)
-            self.hours = batches.hours_used(reader, self._row.id) * self._devices
+            self.hours = batches.hours_used(reader, self._row.id, self._devices)
             self._times.load(reader, self._row.id)
         self.views = {v.exp_id: v for v in views}
         self.waiting = {v.exp_id: v for v in views if v.state in WAITING and self.mine(v.exp_id)}

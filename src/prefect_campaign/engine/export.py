@@ -41,7 +41,7 @@ def export(ledger: Ledger, campaign: Campaign, folder: Path, *, status: str | No
         everything = queries.experiment_views(reader, row.id)
         curves = queries.curves(reader, row.id)
         gate = queries.gate(reader, row.id)
-        hours = hours_used(reader, row.id)
+        hours = hours_used(reader, row.id, max(campaign.resources.gpus, 1))
         checks = host_checks.told_of_round(reader, row.id)
         on_gpus = vram.attempts_of_round(reader, row.id)
         code = " | ".join(queries.code_origins(reader, row.id))

@@ -67,13 +67,19 @@ def leased(reader: Reader, campaign_id: int) -> set[str]:
     return {row["token"] for row in rows}
 
 
-def hours_used(reader: Reader, campaign_id: int) -> float:
-    """Device hours of all attempts of a campaign that are over."""
+def hours_used(reader: Reader, campaign_id: int, devices: int) -> float:
+    """Device hours of all attempts of a campaign that are over.
+
+    Args:
+        reader: the ledger.
+        campaign_id: the round's row.
+        devices: GPUs of an attempt, or 1.
+    """
     rows = reader.rows(
         "SELECT SUM(ended_at - started_at) AS busy FROM attempts WHERE campaign_id = :id AND ended_at > started_at",
         id=campaign_id,
     )
-    return float(rows[0]["busy"] or 0.0) / 3600
+    return float(rows[0]["busy"] or 0.0) / 3600 * devices
 
 
 def record_params(connection: Connection, campaign_id: int, specs: Iterable[AttemptSpec]) -> None:

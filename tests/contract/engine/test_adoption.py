@@ -132,7 +132,7 @@ async def test_those_that_end_without_a_word_use_budget_before_and_after_a_resta
 def hours_used(lab: Lab) -> float:
     """What a dispatcher that starts now would read."""
     with Reader(lab.setting.ledger.url) as reader:
-        return batches.hours_used(reader, lab.setting.row.id)
+        return batches.hours_used(reader, lab.setting.row.id, 1)
 
 
 class Crash(BaseException):

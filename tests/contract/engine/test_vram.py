@@ -256,6 +256,17 @@ async def test_the_report_shows_what_was_declared_leased_and_used(tmp_path: Path
     assert "| x 1 | 2 | 9000 | 9000 | user | 2001 | declared 4.5 times what was used: vram_mb 2100 would do |" in report
 
 
+async def test_the_report_counts_the_hours_of_every_gpu(tmp_path: Path, home: Any, driver: Driver) -> None:
+    driver.set(gpus(2))
+    lab = Lab(seeds(tmp_path, REPORT, 2, resources={"gpus": 2}))
+    await lab.run()
+    with lab.setting.ledger.write() as connection:
+        connection.execute(t.attempts.update().values(started_at=t.attempts.c.ended_at - 1800.0))
+    export(lab.setting.ledger, lab.setting.campaign, tmp_path / "results")
+    (line,) = [n for n in (tmp_path / "results" / "report.md").read_text().splitlines() if "Device hours used" in n]
+    assert float(line.split(": ")[1]) == 2.0
+
+
 async def test_all_processes_of_an_attempt_count_and_nobody_elses(tmp_path: Path, home: Any, driver: Driver) -> None:
     driver.set(gpus(2))
     helper = 'sleep 30 & echo "$!" >helper\n'
