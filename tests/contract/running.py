@@ -108,9 +108,12 @@ class RunningContract(LauncherTests):
     async def test_hostile_folders_work(self, launcher, root, folder):
         base = root / folder
         base.mkdir()
-        spec = make_spec(base / "e e" / "a1", "sh", "-c", 'echo hi >"$CAMPAIGN_RUN_DIR/here"', workdir=str(base))
+        # It lives until it was found: of a process that is over the handle would know less.
+        script = 'cd "$CAMPAIGN_RUN_DIR"; until [ -e go ]; do sleep 0.02; done; echo hi >here'
+        spec = make_spec(base / "e e" / "a1", "sh", "-c", script, workdir=str(base))
         handle = await launcher.submit(spec)
         assert await launcher.find(spec) == handle
+        (Path(spec.run_dir) / "go").touch()
         await asyncio.wait_for(ended(launcher, spec, handle), PATIENCE)
         assert (await see(launcher, spec, handle)).exit_code == 0
         assert (Path(spec.run_dir) / "here").read_text() == "hi\n"
