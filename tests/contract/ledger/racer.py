@@ -7,6 +7,7 @@ import multiprocessing
 import random
 import sys
 import time
+from multiprocessing.synchronize import Barrier
 
 from unit.ledger.ledger_data import campaign
 
@@ -24,6 +25,8 @@ from prefect_campaign.placement.place import place
 
 HOST = HostView("h1", 4, tuple(Gpu(f"GPU-{i}", i, "RTX", total_mb=24000) for i in range(4)))
 STAGE = "full"
+_together: list[Barrier] = []
+"""At which all processes begin."""
 
 
 def over_committed(held: list[leases.Lease]) -> str:
@@ -50,6 +53,7 @@ def place_and_end(name: str, rounds: int) -> int:
     attempts = dict.fromkeys(waiting, 0)
     running: list[Intent] = []
     placed = 0
+    _together[0].wait()
     for _ in range(rounds):
         share = dice.random() < 0.6
         wanted = [
@@ -74,6 +78,8 @@ def place_and_end(name: str, rounds: int) -> int:
             record_outcomes(connection, row.id, [_failed(one) for one in ending], now=time.time())
         running = [one for one in running if one not in ending]
         waiting += [one.spec.exp_id for one in ending]
+    with ledger.write() as connection:  # the slower ones get their turn
+        record_outcomes(connection, row.id, [_failed(one) for one in running], now=time.time())
     return placed
 
 
@@ -96,7 +102,8 @@ def _failed(one: Intent) -> Outcome:
 def main(processes: int, rounds: int) -> None:
     """Print how many each of them placed."""
     names = [(f"racer{i}", rounds) for i in range(processes)]
-    with multiprocessing.get_context("fork").Pool(processes, maxtasksperchild=1) as pool:
+    fork = multiprocessing.get_context("fork")
+    with fork.Pool(processes, _together.append, [fork.Barrier(processes)], maxtasksperchild=1) as pool:
         print(*pool.starmap(place_and_end, names, chunksize=1))
 
 
