@@ -3,9 +3,11 @@
 import asyncio
 import json
 import os
+import secrets
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 from contract.docker_faults import RUNS, go_on, runs
@@ -21,6 +23,15 @@ from prefect_campaign.model.records import AttemptSpec
 HOLDS = "x = []\nwhile True:\n    x.append(bytearray(8 << 20))"
 
 
+TOKEN = f"pc-test-{secrets.token_hex(4)}-a1"
+"""Tests of another process use the same engine at the same time."""
+
+
+def named(*args: Any, **changes: Any) -> AttemptSpec:
+    """An attempt whose container has its name to itself."""
+    return make_spec(*args, **{"token": TOKEN, **changes})
+
+
 @pytest.fixture
 def lab(docker_engine: DockerRig, tmp_path: Path) -> Iterator[Lab]:
     with Lab(docker_engine.url, tmp_path).open() as opened:
@@ -29,7 +40,7 @@ def lab(docker_engine: DockerRig, tmp_path: Path) -> Iterator[Lab]:
 
 @pytest.fixture
 def spec(tmp_path: Path) -> AttemptSpec:
-    return make_spec(tmp_path / "e" / "a1", "sh", "-c", RUNS, workdir=str(tmp_path))
+    return named(tmp_path / "e" / "a1", "sh", "-c", RUNS, workdir=str(tmp_path))
 
 
 async def test_a_container_has_the_limits_that_were_asked_for(lab: Lab, spec: AttemptSpec) -> None:
@@ -60,7 +71,7 @@ async def test_defaults_leave_room_for_the_machine_itself(lab: Lab, spec: Attemp
 
 async def test_a_job_that_eats_more_memory_than_it_may_is_seen_as_that(lab: Lab, docker_engine, tmp_path) -> None:
     launcher = lab.launcher(image=docker_engine.python)
-    spec = make_spec(tmp_path / "e" / "a1", "python3", "-c", HOLDS, workdir=str(tmp_path), memory_mb=48)
+    spec = named(tmp_path / "e" / "a1", "python3", "-c", HOLDS, workdir=str(tmp_path), memory_mb=48)
     seen = await run_to_end(launcher, spec)
     assert seen.signal == 9
     assert seen.oom_killed
@@ -111,7 +122,7 @@ async def test_files_belong_to_whoever_runs_the_job(lab: Lab, tmp_path: Path) ->
     for parent in tmp_path.parents[:2]:
         parent.chmod(0o755)
     code = 'id -u; id -g; echo $HOME; echo x >"$CAMPAIGN_RUN_DIR/mine"; echo y >"$CAMPAIGN_CHECKPOINT_DIR/c"'
-    spec = make_spec(tmp_path / "e" / "a1", "sh", "-c", code, workdir=str(tmp_path))
+    spec = named(tmp_path / "e" / "a1", "sh", "-c", code, workdir=str(tmp_path))
     launcher = lab.launcher(user="12345:23456", secrets=("PATH",))
     assert (await run_to_end(launcher, spec)).exit_code == 0
     assert launcher.logs(spec)[0].read_text() == "12345\n23456\n/tmp\n"
@@ -129,7 +140,7 @@ async def test_code_and_data_can_be_read_and_not_written(lab: Lab, tmp_path: Pat
         touch "$CAMPAIGN_RUN_DIR/new" "$CAMPAIGN_CHECKPOINT_DIR/new" && echo kept
         ls {tmp_path}
     """
-    spec = make_spec(tmp_path / "runs" / "e" / "a1", "sh", "-c", code, workdir=str(tmp_path / "code"))
+    spec = named(tmp_path / "runs" / "e" / "a1", "sh", "-c", code, workdir=str(tmp_path / "code"))
     data = {str(tmp_path / "data"): "", str(tmp_path / "more"): "/inside"}
     launcher = lab.launcher(writable_code=False, data=data)
     assert (await run_to_end(launcher, spec)).exit_code == 0
@@ -140,7 +151,7 @@ async def test_code_and_data_can_be_read_and_not_written(lab: Lab, tmp_path: Pat
 
 async def test_run_dirs_within_the_code_can_be_written_all_the_same(lab: Lab, tmp_path: Path) -> None:
     code = 'touch here 2>/dev/null && echo written; echo x >"$CAMPAIGN_RUN_DIR/mine" && echo kept'
-    spec = make_spec(tmp_path / "runs" / "e" / "a1", "sh", "-c", code, workdir=str(tmp_path))
+    spec = named(tmp_path / "runs" / "e" / "a1", "sh", "-c", code, workdir=str(tmp_path))
     launcher = lab.launcher(writable_code=False)
     assert (await run_to_end(launcher, spec)).exit_code == 0
     assert launcher.logs(spec)[0].read_text() == "kept\n"
@@ -148,7 +159,7 @@ async def test_run_dirs_within_the_code_can_be_written_all_the_same(lab: Lab, tm
 
 async def test_there_is_no_network_unless_asked_for(lab: Lab, tmp_path: Path) -> None:
     for n, (network, seen) in enumerate({"none": ["lo"], "bridge": ["eth0", "lo"]}.items()):
-        spec = make_spec(tmp_path / f"e{n}" / "a1", "ls", "/sys/class/net", token=f"pc-test-{n}", workdir=str(tmp_path))
+        spec = named(tmp_path / f"e{n}" / "a1", "ls", "/sys/class/net", token=f"pc-test-{n}", workdir=str(tmp_path))
         launcher = lab.launcher(network=network)
         assert (await run_to_end(launcher, spec)).exit_code == 0
         assert [name for name in launcher.logs(spec)[0].read_text().split() if name in ("lo", "eth0")] == seen
@@ -157,7 +168,7 @@ async def test_there_is_no_network_unless_asked_for(lab: Lab, tmp_path: Path) ->
 async def test_secrets_are_in_no_inspection(lab: Lab, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("LAB_KEY", "hidden value")
     code = 'printf %s "$LAB_KEY" >key; until [ -e go ]; do sleep 0.01; done'
-    spec = make_spec(tmp_path / "e" / "a1", "sh", "-c", code, workdir=str(tmp_path))
+    spec = named(tmp_path / "e" / "a1", "sh", "-c", code, workdir=str(tmp_path))
     launcher = lab.launcher(secrets=("LAB_KEY",))
     handle = await launcher.submit(spec)
     await wait_until(lambda: (tmp_path / "key").exists() and (tmp_path / "key").stat().st_size)
@@ -198,7 +209,7 @@ async def test_a_disk_limit_that_is_not_enforced_is_a_warning(lab: Lab, spec: At
 
 async def test_leftovers_of_the_campaign_are_cleaned_and_no_others(lab: Lab, tmp_path: Path) -> None:
     specs = [
-        make_spec(tmp_path / name / "a1", "sh", "-c", "exit 5", token=f"pc-test-{name}", workdir=str(tmp_path))
+        named(tmp_path / name / "a1", "sh", "-c", "exit 5", token=f"pc-test-{name}", workdir=str(tmp_path))
         for name in ("mine", "theirs")
     ]
     for spec, ledger in zip(specs, ("L1", "L2"), strict=True):
@@ -224,7 +235,7 @@ async def test_leftovers_of_the_campaign_are_cleaned_and_no_others(lab: Lab, tmp
 
 
 async def test_an_engine_that_is_killed_and_comes_back_ends_or_keeps_its_jobs(docker_engine_alone, tmp_path) -> None:
-    spec = make_spec(tmp_path / "e" / "a1", "sh", "-c", RUNS, workdir=str(tmp_path))
+    spec = named(tmp_path / "e" / "a1", "sh", "-c", RUNS, workdir=str(tmp_path))
     with Lab(docker_engine_alone.url, tmp_path).open() as lab:
         launcher = lab.launcher()
         handle = await launcher.submit(spec)
@@ -248,7 +259,7 @@ async def test_an_engine_that_is_killed_and_comes_back_ends_or_keeps_its_jobs(do
 
 
 async def test_an_engine_that_is_stopped_in_order_ends_its_jobs_on_record(docker_engine_alone, tmp_path) -> None:
-    spec = make_spec(tmp_path / "e" / "a1", "sh", "-c", RUNS, workdir=str(tmp_path))
+    spec = named(tmp_path / "e" / "a1", "sh", "-c", RUNS, workdir=str(tmp_path))
     with Lab(docker_engine_alone.url, tmp_path).open() as lab:
         launcher = lab.launcher()
         handle = await launcher.submit(spec)
@@ -263,7 +274,7 @@ async def test_an_engine_that_is_stopped_in_order_ends_its_jobs_on_record(docker
 
 
 async def test_with_live_restore_a_job_outlives_the_engine(docker_engine_alone, tmp_path) -> None:
-    spec = make_spec(tmp_path / "e" / "a1", "sh", "-c", RUNS, workdir=str(tmp_path))
+    spec = named(tmp_path / "e" / "a1", "sh", "-c", RUNS, workdir=str(tmp_path))
     with (
         docker_engine_alone.settings(**{"live-restore": True}),
         Lab(docker_engine_alone.url, tmp_path).open() as lab,
