@@ -1,6 +1,5 @@
 """What the terminal shows while a campaign runs, and the gate's question in it."""
 
-import re
 import select
 import sys
 import threading
@@ -23,6 +22,7 @@ from prefect_campaign.ledger.gates import ANSWERS
 from prefect_campaign.ledger.location import Home
 from prefect_campaign.ledger.reading import Reader
 from prefect_campaign.model.errors import Refused, Transient
+from prefect_campaign.model.text import wording
 
 LOOK_SECONDS = 0.5
 SILENT_SECONDS = 60.0
@@ -216,7 +216,7 @@ class Watcher:
             self._said = line
             self._console.print(line, highlight=False, soft_wrap=True, markup=False)
         waits = waits_of(row, views)
-        wish = re.sub(r"\d+", "", waits)
+        wish = wording(waits)
         if wish and wish != self._wish:  # not every time that a number in it changes
             self._wish = wish
             self._console.print(f"  {waits}", highlight=False, soft_wrap=True, markup=False)

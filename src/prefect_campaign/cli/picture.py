@@ -115,10 +115,6 @@ def reasons(views: list[ExperimentView]) -> list[str]:
     return lines + ([f"and {len(most) - MOST_REASONS} other reasons"] if len(most) > MOST_REASONS else [])
 
 
-def _more(names: list[str]) -> str:
-    return f" and {len(names) - 1} more" if len(names) > 1 else ""
-
-
 def driven(row: dict[str, Any]) -> bool:
     """Whether a process drives the campaign now."""
     return row["owner"] is not None and (row["owner_expires"] or 0.0) > time.time()
@@ -128,3 +124,7 @@ def waits_of(row: dict[str, Any], views: list[ExperimentView]) -> str:
     """Why some wait; empty if what was told holds no more: nobody drives the campaign, or none does wait."""
     some = driven(row) and any(v.stage == row["stage"] and v.state in ("ready", "queued") for v in views)
     return printable(row["waits"]) if some else ""
+
+
+def _more(names: list[str]) -> str:
+    return f" and {len(names) - 1} more" if len(names) > 1 else ""

@@ -1,6 +1,5 @@
 """What of the waiting starts next and where, and what of it is not worth running or not paid for any more."""
 
-import re
 from collections.abc import Sequence
 from dataclasses import replace
 
@@ -27,6 +26,7 @@ from prefect_campaign.ledger.store import Ledger
 from prefect_campaign.model.records import AttemptSpec, ExperimentView
 from prefect_campaign.model.spec import Campaign
 from prefect_campaign.model.states import ExperimentState
+from prefect_campaign.model.text import wording
 from prefect_campaign.placement.demand import Assignment, Demand, Rules, needed_mb
 from prefect_campaign.placement.place import place
 from prefect_campaign.placement.room import HostRoom, rooms, unmatched
@@ -35,7 +35,6 @@ OFFERED = 64
 """So many of the experiments that wait for GPUs are tried to be placed at once."""
 TELL_SECONDS = 5.0
 """How often people are told anew why experiments wait, at most, if only a number is another."""
-_DIGITS = re.compile(r"\d+")
 
 
 class Planner:
@@ -186,7 +185,7 @@ class Planner:
     def _tell_waits(self, connection: Connection, now: float) -> None:
         """Let people know why experiments wait, but not every time that a number in it changes."""
         told, at = self._told_waits
-        other = _DIGITS.sub("", self.waits) != _DIGITS.sub("", told or "")
+        other = wording(self.waits) != wording(told or "")
         if self.waits != told and (other or now - at >= TELL_SECONDS):
             campaigns.tell_waits(connection, self._row.id, self.waits)
             self._told_waits = self.waits, now

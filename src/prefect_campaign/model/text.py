@@ -1,5 +1,6 @@
 """Text from outside: on one line, and whether programs and files can hold it."""
 
+import re
 from collections.abc import Iterator
 from typing import Any
 
@@ -31,3 +32,8 @@ def texts_in(value: Any, where: str = "") -> Iterator[tuple[str, str]]:
     elif isinstance(value, list | tuple):
         for number, inner in enumerate(value):
             yield from texts_in(inner, f"{where}.{number}")
+
+
+def wording(text: str) -> str:
+    """A line without its numbers: two that differ in these alone say the same."""
+    return re.sub(r"\d+", "", text)

@@ -13,6 +13,13 @@ from driver import Driver, gpus
 from prefect_campaign.ledger import tables as t
 
 
+def waits_for_long(lab: Lab) -> None:
+    """For new ones it would not have to wait at all."""
+    with lab.setting.ledger.write() as connection:
+        mine = t.experiments.update().where(t.experiments.c.campaign_id == lab.setting.row.id)
+        connection.execute(mine.values(updated_at=0.0))
+
+
 async def test_many_small_ones_do_not_starve_a_big_one_of_another_campaign(
     tmp_path: Path, home: Any, driver: Driver
 ) -> None:
@@ -24,10 +31,7 @@ async def test_many_small_ones_do_not_starve_a_big_one_of_another_campaign(
     async with small.open() as busy, big.open() as waiting:
         runs = [asyncio.create_task(busy.run())]
         await until(lambda: len(seen(tmp_path / "small")) == 2)
-        # It asks later than all those that wait already; for new ones it would not have to wait at all.
-        with small.setting.ledger.write() as connection:
-            old = t.experiments.update().where(t.experiments.c.campaign_id == big.setting.row.id)
-            connection.execute(old.values(updated_at=0.0))
+        waits_for_long(big)
         runs.append(asyncio.create_task(waiting.run()))
         await until(lambda: big.states == ["done"], 60)
         assert small.states.count("done") < 12
@@ -64,10 +68,7 @@ async def test_many_small_ones_do_not_starve_a_wide_one_of_another_campaign(
     async with small.open() as busy, wide.open() as waiting:
         runs = [asyncio.create_task(busy.run())]
         await until(lambda: len(begun(tmp_path / "small")) == 4)
-        # It asks later than all those that wait already; for new ones it would not have to wait at all.
-        with small.setting.ledger.write() as connection:
-            old = t.experiments.update().where(t.experiments.c.campaign_id == wide.setting.row.id)
-            connection.execute(old.values(updated_at=0.0))
+        waits_for_long(wide)
         runs.append(asyncio.create_task(waiting.run()))
         await until(lambda: "needs 4 free slots" in waiting.waits)
         await until(lambda: wide.states == ["done"], 60)

@@ -4,6 +4,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
 
+import pytest
 from contract.launchers import make_spec
 
 from prefect_campaign.engine.carrying import Carrier
@@ -33,14 +34,16 @@ class There:
         raise Transient(self._trouble)
 
 
-async def test_trouble_of_the_machine_they_go_to_is_not_laid_at_another_ones_door(tmp_path: Path, home: Any) -> None:
+async def test_trouble_of_the_machine_they_go_to_is_not_laid_at_another_ones_door(
+    tmp_path: Path, home: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
     new, newest, older = There(Files(), "disk full"), There(Files(1, 90, "a")), There(Files(1, 10, "b"))
     fleet = Fleet({})
     fleet.members = {
         n: cast(Any, SimpleNamespace(checkpoints=t)) for n, t in zip("xyz", (new, newest, older), strict=True)
     }
     carrier = Carrier(cast(Any, None), fleet, lambda: None)
-    carrier._tell = lambda *_: None  # type: ignore[method-assign]
+    monkeypatch.setattr(carrier, "_tell", lambda *_: None)
     spec = make_spec(tmp_path, "true", host="x")
     problems, what = await carrier._brought(spec, ["y", "z"])
     assert (problems, what) == (["checkpoints cannot be brought to x: disk full"], "starts anew")
